@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause) */
+/*
+ * spicebd: removable drives whose medium is served by a userspace helper
+ *
+ * Generic netlink family "spicebd". The machine-readable description of this
+ * interface is Documentation/netlink/specs/spicebd.yaml; a test holds the two
+ * to each other.
+ *
+ * The family lives in the initial network namespace only.
+ */
+#ifndef _UAPI_LINUX_SPICEBD_H
+#define _UAPI_LINUX_SPICEBD_H
+
+#define SPICEBD_FAMILY_NAME		"spicebd"
+#define SPICEBD_FAMILY_VERSION		1
+#define SPICEBD_MCGRP_EVENTS		"events"
+
+/* Most drives at one time, and so one more than the highest drive index. */
+#define SPICEBD_MAX_DRIVES		64
+/* Hardware queues of a drive. */
+#define SPICEBD_MIN_QUEUES		1
+#define SPICEBD_MAX_QUEUES		16
+#define SPICEBD_DEFAULT_MAX_QUEUES	4	/* default: min(this, CPUs) */
+/* Tags of one hardware queue. */
+#define SPICEBD_MIN_QUEUE_DEPTH		1
+#define SPICEBD_MAX_QUEUE_DEPTH		256
+#define SPICEBD_DEFAULT_QUEUE_DEPTH	64
+/* Largest request, bytes; a power of two. */
+#define SPICEBD_MIN_MAX_IO		4096
+#define SPICEBD_MAX_MAX_IO		(4 * 1024 * 1024)
+#define SPICEBD_DEFAULT_MAX_IO		(1024 * 1024)
+/*
+ * Payload that one message carries at most, bytes. An attribute could hold
+ * 65531; 60 KiB keeps the whole message inside one 64 KiB allocation.
+ */
+#define SPICEBD_PIECE_MAX		(60 * 1024)
+/* One-use key by which a socket binds to a drive's queues, bytes. */
+#define SPICEBD_KEY_LEN			16
+/* Keys that one command hands out at most. */
+#define SPICEBD_MAX_KEYS		16
+/* Identity of a medium, opaque to the kernel, bytes at most. */
+#define SPICEBD_MEDIUM_ID_MAX		64
+/* Timeouts, seconds. */
+#define SPICEBD_TIMEOUT_FOREVER		(-1)
+#define SPICEBD_MAX_TIMEOUT		86400
+#define SPICEBD_DEFAULT_RECONNECT	60
+#define SPICEBD_DEFAULT_STALL		30
+
+/**
+ * enum spicebd_personality - what kind of drive it is, fixed for its life
+ * @SPICEBD_PERSONALITY_CDROM: tray, 2048-byte blocks, read-only, registered
+ *	with the uniform CD-ROM layer
+ * @SPICEBD_PERSONALITY_DISK: slot without a tray, 512-byte logical blocks,
+ *	partitions, writable if the medium is
+ */
+enum spicebd_personality {
+	SPICEBD_PERSONALITY_CDROM,
+	SPICEBD_PERSONALITY_DISK,
+};
+
+/**
+ * enum spicebd_tray - position of the tray; a disk drive's is always closed
+ */
+enum spicebd_tray {
+	SPICEBD_TRAY_CLOSED,
+	SPICEBD_TRAY_OPEN,
+};
+
+/**
+ * enum spicebd_helper - whether userspace serves the drive
+ * @SPICEBD_HELPER_NONE: nobody attached since the last orderly detach
+ * @SPICEBD_HELPER_ATTACHED: attached; serves I/O once a queue socket is bound
+ * @SPICEBD_HELPER_LOST: the helper died or stalled with a medium inserted;
+ *	requests are held for the next one
+ */
+enum spicebd_helper {
+	SPICEBD_HELPER_NONE,
+	SPICEBD_HELPER_ATTACHED,
+	SPICEBD_HELPER_LOST,
+};
+
+/**
+ * enum spicebd_link - the far end, as last reported by the helper
+ */
+enum spicebd_link {
+	SPICEBD_LINK_UP,
+	SPICEBD_LINK_LOST,
+};
+
+/**
+ * enum spicebd_op - operation of an I/O request
+ */
+enum spicebd_op {
+	SPICEBD_OP_READ,
+	SPICEBD_OP_WRITE,
+	SPICEBD_OP_FLUSH,
+	SPICEBD_OP_DISCARD,
+	SPICEBD_OP_WRITE_ZEROES,
+};
+
+/* Bits of SPICEBD_A_IO_FLAGS. */
+#define SPICEBD_IO_FUA			(1U << 0)
+#define SPICEBD_IO_NO_UNMAP		(1U << 1)	/* write zeroes: keep allocated */
+
+/* Bits of SPICEBD_A_MEDIUM_FLAGS. */
+#define SPICEBD_MEDIUM_READ_ONLY	(1U << 0)
+#define SPICEBD_MEDIUM_ROTATIONAL	(1U << 1)
+#define SPICEBD_MEDIUM_FLUSH		(1U << 2)	/* has a volatile write cache */
+#define SPICEBD_MEDIUM_FUA		(1U << 3)
+#define SPICEBD_MEDIUM_DISCARD		(1U << 4)
+#define SPICEBD_MEDIUM_WRITE_ZEROES	(1U << 5)
+
+/* Bits of SPICEBD_A_DRIVE_STATE: what is true of the drive right now. */
+#define SPICEBD_STATE_MEDIUM		(1U << 0)	/* a medium is inserted */
+#define SPICEBD_STATE_READY		(1U << 1)	/* ... and readable: announced */
+#define SPICEBD_STATE_LOCKED		(1U << 2)	/* the user locked the tray */
+#define SPICEBD_STATE_STALE		(1U << 3)	/* openers of a medium ejected by force */
+#define SPICEBD_STATE_HOLDING		(1U << 4)	/* requests are held */
+
+/**
+ * enum spicebd_event - what a SPICEBD_CMD_DRIVE_NTF message reports
+ * @SPICEBD_EVENT_MEDIUM_CHANGED: a medium became readable, or went; sent with
+ *	or after the uevent, never before
+ * @SPICEBD_EVENT_EJECT_REQUEST: somebody asked for a medium that is locked or
+ *	in use
+ */
+enum spicebd_event {
+	SPICEBD_EVENT_DRIVE_ADDED,
+	SPICEBD_EVENT_DRIVE_REMOVED,
+	SPICEBD_EVENT_TRAY_MOVED,
+	SPICEBD_EVENT_MEDIUM_CHANGED,
+	SPICEBD_EVENT_EJECT_REQUEST,
+	SPICEBD_EVENT_LOCK_CHANGED,
+	SPICEBD_EVENT_HELPER_ATTACHED,
+	SPICEBD_EVENT_HELPER_LOST,
+	SPICEBD_EVENT_LINK_LOST,
+	SPICEBD_EVENT_LINK_BACK,
+};
+
+/**
+ * enum spicebd_attr_drive - a drive: arguments, answers and events
+ *
+ * The medium's own attributes are nested in @SPICEBD_A_DRIVE_MEDIUM, counters
+ * in @SPICEBD_A_DRIVE_STATS.
+ */
+enum {
+	SPICEBD_A_DRIVE_UNSPEC,
+	SPICEBD_A_DRIVE_PAD,
+	SPICEBD_A_DRIVE_INDEX,			/* u32, 0..SPICEBD_MAX_DRIVES-1 */
+	SPICEBD_A_DRIVE_NAME,			/* string, the disk's name */
+	SPICEBD_A_DRIVE_MAJOR,			/* u32 */
+	SPICEBD_A_DRIVE_MINOR,			/* u32 */
+	SPICEBD_A_DRIVE_PERSONALITY,		/* u32, enum spicebd_personality */
+	SPICEBD_A_DRIVE_NR_QUEUES,		/* u32 */
+	SPICEBD_A_DRIVE_QUEUE_DEPTH,		/* u32 */
+	SPICEBD_A_DRIVE_MAX_IO,			/* u32, bytes */
+	SPICEBD_A_DRIVE_RECONNECT_TIMEOUT,	/* s32, seconds; 0 fail at once, -1 for ever */
+	SPICEBD_A_DRIVE_STALL_TIMEOUT,		/* u32, seconds; 0 never */
+	SPICEBD_A_DRIVE_TRAY,			/* u32, enum spicebd_tray */
+	SPICEBD_A_DRIVE_STATE,			/* u32, SPICEBD_STATE_* */
+	SPICEBD_A_DRIVE_HELPER,			/* u32, enum spicebd_helper */
+	SPICEBD_A_DRIVE_HELPER_PID,		/* u32, pid that attached, initial pid namespace */
+	SPICEBD_A_DRIVE_LINK,			/* u32, enum spicebd_link */
+	SPICEBD_A_DRIVE_NR_SOCKETS,		/* u32, bound queue sockets */
+	SPICEBD_A_DRIVE_OPENERS,		/* u32 */
+	SPICEBD_A_DRIVE_IN_FLIGHT,		/* u32, requests the helper has */
+	SPICEBD_A_DRIVE_HELD,			/* u32, requests held */
+	SPICEBD_A_DRIVE_HOLD_LEFT,		/* u32, ms until held requests fail; absent: no limit runs */
+	SPICEBD_A_DRIVE_GENERATION,		/* u64, counts changes of medium */
+	SPICEBD_A_DRIVE_MEDIUM,			/* nest, enum spicebd_attr_medium */
+	SPICEBD_A_DRIVE_STATS,			/* nest, enum spicebd_attr_stats */
+	SPICEBD_A_DRIVE_FORCE,			/* flag, argument */
+	SPICEBD_A_DRIVE_EVENT,			/* u32, enum spicebd_event */
+
+	__SPICEBD_A_DRIVE_MAX,
+	SPICEBD_A_DRIVE_MAX = (__SPICEBD_A_DRIVE_MAX - 1)
+};
+
+/**
+ * enum spicebd_attr_medium - a medium
+ *
+ * Only a manager sees @SPICEBD_A_MEDIUM_ID in answers.
+ */
+enum {
+	SPICEBD_A_MEDIUM_UNSPEC,
+	SPICEBD_A_MEDIUM_PAD,
+	SPICEBD_A_MEDIUM_ID,			/* binary, 1..SPICEBD_MEDIUM_ID_MAX */
+	SPICEBD_A_MEDIUM_SIZE,			/* u64, bytes; what exceeds a whole block is not shown */
+	SPICEBD_A_MEDIUM_FLAGS,			/* u32, SPICEBD_MEDIUM_* */
+	SPICEBD_A_MEDIUM_BLOCK_SIZE,		/* u32, bytes, power of two 512..65536: physical block */
+	SPICEBD_A_MEDIUM_IO_OPT,		/* u32, bytes, preferred I/O; 0 unknown */
+	SPICEBD_A_MEDIUM_DISCARD_ALIGN,		/* u32, bytes, discard granularity */
+	SPICEBD_A_MEDIUM_MAX_DISCARD,		/* u32, bytes, largest discard or write zeroes */
+
+	__SPICEBD_A_MEDIUM_MAX,
+	SPICEBD_A_MEDIUM_MAX = (__SPICEBD_A_MEDIUM_MAX - 1)
+};
+
+/**
+ * enum spicebd_attr_stats - counters of a drive since it was made, all u64
+ */
+enum {
+	SPICEBD_A_STATS_UNSPEC,
+	SPICEBD_A_STATS_PAD,
+	SPICEBD_A_STATS_READS,
+	SPICEBD_A_STATS_WRITES,
+	SPICEBD_A_STATS_FLUSHES,
+	SPICEBD_A_STATS_DISCARDS,
+	SPICEBD_A_STATS_WRITE_ZEROES,
+	SPICEBD_A_STATS_READ_BYTES,
+	SPICEBD_A_STATS_WRITE_BYTES,
+	SPICEBD_A_STATS_ERRORS,			/* requests that ended in an error */
+	SPICEBD_A_STATS_REFUSED,		/* replies refused */
+	SPICEBD_A_STATS_RESENT,			/* requests handed to a second helper */
+	SPICEBD_A_STATS_MEDIUM_CHANGES,
+
+	__SPICEBD_A_STATS_MAX,
+	SPICEBD_A_STATS_MAX = (__SPICEBD_A_STATS_MAX - 1)
+};
+
+/**
+ * enum spicebd_attr_helper - attaching a helper and binding its sockets
+ */
+enum {
+	SPICEBD_A_HELPER_UNSPEC,
+	SPICEBD_A_HELPER_PAD,
+	SPICEBD_A_HELPER_INDEX,			/* u32, drive */
+	SPICEBD_A_HELPER_NR_KEYS,		/* u32, 1..SPICEBD_MAX_KEYS */
+	SPICEBD_A_HELPER_KEY,			/* binary SPICEBD_KEY_LEN, several in answers */
+	SPICEBD_A_HELPER_QUEUES,		/* u64, mask of hardware queues; absent: the driver spreads */
+	SPICEBD_A_HELPER_CREDIT,		/* u32, requests the socket may have at once */
+	SPICEBD_A_HELPER_CREDIT_BYTES,		/* u32, of receive buffer these are sure of */
+	SPICEBD_A_HELPER_LINK,			/* u32, enum spicebd_link */
+
+	__SPICEBD_A_HELPER_MAX,
+	SPICEBD_A_HELPER_MAX = (__SPICEBD_A_HELPER_MAX - 1)
+};
+
+/**
+ * enum spicebd_attr_io - one message of the data path
+ */
+enum {
+	SPICEBD_A_IO_UNSPEC,
+	SPICEBD_A_IO_PAD,
+	SPICEBD_A_IO_COOKIE,			/* u64, names the request */
+	SPICEBD_A_IO_OP,			/* u32, enum spicebd_op */
+	SPICEBD_A_IO_FLAGS,			/* u32, SPICEBD_IO_* */
+	SPICEBD_A_IO_OFFSET,			/* u64, bytes from the start of the medium */
+	SPICEBD_A_IO_LENGTH,			/* u32, bytes */
+	SPICEBD_A_IO_QUEUE,			/* u32, hardware queue it came from */
+	SPICEBD_A_IO_DATA_OFFSET,		/* u32, of DATA within the request; absent: 0 */
+	SPICEBD_A_IO_DATA,			/* binary, 1..SPICEBD_PIECE_MAX */
+	SPICEBD_A_IO_ERROR,			/* u32, errno value; 0 or absent: success */
+	SPICEBD_A_IO_GENERATION,		/* u64, medium the request is meant for */
+
+	__SPICEBD_A_IO_MAX,
+	SPICEBD_A_IO_MAX = (__SPICEBD_A_IO_MAX - 1)
+};
+
+/**
+ * enum spicebd_cmd - commands
+ *
+ * "manager" commands need a socket that SPICEBD_CMD_MANAGE was accepted on;
+ * "queue" commands one that SPICEBD_CMD_QUEUE_BIND was accepted on. No command
+ * waits for a helper.
+ *
+ * @SPICEBD_CMD_DRIVE_GET: one drive by INDEX, or a dump of all. Open to all.
+ * @SPICEBD_CMD_DRIVE_NTF: event, to the multicast group.
+ * @SPICEBD_CMD_MANAGE: make the socket a manager. Needs CAP_SYS_ADMIN in the
+ *	initial user namespace, opener and sender. INDEX given (several times):
+ *	of these drives only; such a manager may not add drives.
+ * @SPICEBD_CMD_DRIVE_ADD: manager. PERSONALITY, optional INDEX, NR_QUEUES,
+ *	QUEUE_DEPTH, MAX_IO, RECONNECT_TIMEOUT, STALL_TIMEOUT. Answers with
+ *	the drive. -EEXIST: that index is taken; -ENOSPC: no more drives.
+ * @SPICEBD_CMD_DRIVE_SET: manager. INDEX, RECONNECT_TIMEOUT, STALL_TIMEOUT.
+ * @SPICEBD_CMD_DRIVE_DEL: manager. INDEX, FORCE. -EBUSY while open, unless
+ *	FORCE: then the drive is gone at once, for its openers with errors.
+ * @SPICEBD_CMD_ATTACH: manager. INDEX, NR_KEYS: become the drive's helper;
+ *	answers with one-use KEYs. -EBUSY: another helper is attached.
+ * @SPICEBD_CMD_DETACH: manager that attached. HELPER_INDEX. Requests that the
+ *	helper still has are held as if it had died.
+ * @SPICEBD_CMD_KEY_NEW: manager that attached. More keys.
+ * @SPICEBD_CMD_QUEUE_BIND: any socket. KEY, optional QUEUES. Answers with
+ *	INDEX, CREDIT, CREDIT_BYTES. Requests begin to arrive after the answer.
+ *	-ENOBUFS: the receive buffer does not hold one request of the drive's
+ *	size: set SO_RCVBUFFORCE first.
+ * @SPICEBD_CMD_LINK_REPORT: manager that attached. HELPER_INDEX, LINK.
+ * @SPICEBD_CMD_MEDIUM_INSERT: manager that attached, with a queue bound. INDEX
+ *	and MEDIUM (SIZE at least). Answers with GENERATION; the medium is
+ *	readable when SPICEBD_EVENT_MEDIUM_CHANGED with that generation comes.
+ *	-EEXIST: there is one; -EINVAL: the tray of a cdrom is closed;
+ *	-ENOTCONN: no queue bound; -EBUSY: the drive is stale.
+ * @SPICEBD_CMD_MEDIUM_REMOVE: manager. INDEX, FORCE. Empty: success. A cdrom's
+ *	tray must be open (-EINVAL). In use: an eject request and -EBUSY.
+ * @SPICEBD_CMD_TRAY_OPEN: manager. INDEX, FORCE. Open already: success, no
+ *	event. Locked or in use: an eject request and -EINPROGRESS; with FORCE
+ *	it opens all the same and requests end with errors. -ENOSYS: no tray.
+ * @SPICEBD_CMD_TRAY_CLOSE: manager. INDEX. A medium in it becomes readable as
+ *	after insert. -ENOSYS: no tray.
+ * @SPICEBD_CMD_EJECT: manager. INDEX, FORCE. For a cdrom, TRAY_OPEN then
+ *	MEDIUM_REMOVE; for a disk, MEDIUM_REMOVE; as one step.
+ * @SPICEBD_CMD_IO_REQUEST: kernel to helper. COOKIE, OP, FLAGS, OFFSET, LENGTH,
+ *	QUEUE, GENERATION. A write's payload follows in order: a first piece in
+ *	the request itself, each other piece an IO_DATA message.
+ * @SPICEBD_CMD_IO_DATA: COOKIE, DATA_OFFSET, DATA: a further piece, to the
+ *	helper of a write, to the kernel of a read. Pieces come in order,
+ *	without gap or overlap, and none is empty.
+ * @SPICEBD_CMD_IO_COMPLETE: queue. COOKIE, ERROR; for a read the last piece may
+ *	ride along as DATA_OFFSET and DATA. A successful read must have brought
+ *	all its bytes.
+ */
+enum spicebd_cmd {
+	SPICEBD_CMD_UNSPEC,
+	SPICEBD_CMD_DRIVE_GET,
+	SPICEBD_CMD_DRIVE_NTF,
+	SPICEBD_CMD_MANAGE,
+	SPICEBD_CMD_DRIVE_ADD,
+	SPICEBD_CMD_DRIVE_SET,
+	SPICEBD_CMD_DRIVE_DEL,
+	SPICEBD_CMD_ATTACH,
+	SPICEBD_CMD_DETACH,
+	SPICEBD_CMD_KEY_NEW,
+	SPICEBD_CMD_QUEUE_BIND,
+	SPICEBD_CMD_LINK_REPORT,
+	SPICEBD_CMD_MEDIUM_INSERT,
+	SPICEBD_CMD_MEDIUM_REMOVE,
+	SPICEBD_CMD_TRAY_OPEN,
+	SPICEBD_CMD_TRAY_CLOSE,
+	SPICEBD_CMD_EJECT,
+	SPICEBD_CMD_IO_REQUEST,
+	SPICEBD_CMD_IO_DATA,
+	SPICEBD_CMD_IO_COMPLETE,
+
+	__SPICEBD_CMD_MAX,
+	SPICEBD_CMD_MAX = (__SPICEBD_CMD_MAX - 1)
+};
+
+#endif /* _UAPI_LINUX_SPICEBD_H */
