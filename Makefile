@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# spicebd. The module for one kernel is built by Kbuild (KDIR=…), the programs
+# by userhelper/Makefile; everything else here only calls what is in selftests/.
+
+O ?= $(CURDIR)/build
+KDIR ?= /lib/modules/$(shell uname -r)/build
+KERNELS := 6.1 6.12 7.3
+VM := selftests/vm
+
+.PHONY: all kmod userhelper help
+all: kmod userhelper
+
+help:
+	@echo 'make                  module for KDIR ($(KDIR)) and the programs'
+	@echo 'make kmod|userhelper  one of the two'
+	@echo 'make install          programs, units, udev rules, module (DESTDIR=, prefix=)'
+	@echo 'make demo             the whole way, shown in a test machine'
+	@echo 'make check            the tests of a submission'
+	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
+	@echo 'make setup            install what tests and builds need (apt, kernels)'
+	@echo 'make clean'
+
+# A copy is built, so that the sources stay clean and several kernels fit.
+kmod:
+	@mkdir -p $(O)/kmod-host
+	@cp -ru Kbuild kmod uapi $(O)/kmod-host/
+	$(MAKE) -C $(KDIR) M=$(O)/kmod-host modules
+
+userhelper:
+	+$(MAKE) -C userhelper O=$(O)
+
+.PHONY: setup $(KERNELS:%=kmod-%)
+setup:
+	$(VM)/setup all
+
+$(KERNELS:%=kmod-%): kmod-%:
+	$(VM)/setup packages kernel-$*
+	$(VM)/kbuild $* --strict
+
+.PHONY: demo check check-full soak
+demo:
+	selftests/demo/run
+
+check:
+	selftests/check
+
+check-full:
+	selftests/check-full $(PART)
+
+.PHONY: install uninstall modules_install
+install: userhelper
+	+$(MAKE) -f userhelper/install.mk O=$(O) install
+	@if [ -f $(O)/kmod-host/spicebd.ko ]; then $(MAKE) modules_install; \
+	else echo 'no module was built: only the programs are installed'; fi
+
+uninstall:
+	+$(MAKE) -f userhelper/install.mk O=$(O) uninstall
+
+modules_install:
+	$(MAKE) -C $(KDIR) M=$(O)/kmod-host INSTALL_MOD_PATH=$(DESTDIR) modules_install
+
+.PHONY: clean
+clean:
+	rm -rf $(O)
