@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-only
+# A medium that a Spice client shares: the whole way, reading and writing.
+# timeout: 500
+. "$(dirname "$0")/lib.sh"
+
+check "listen on loopback" spice_listen
+make_iso "$work/disc.iso" 24
+truncate -s 64M "$work/stick.img"
+share --read-write "$work/disc.iso" "$work/stick.img"
+check "both media are offered" await 60 offered disc.iso stick.img
+
+dev=$(spicebdctl insert spice:disc.iso)
+equal "the ISO goes into the CD drive" "$dev" /dev/spicebd0
+equal "the whole ISO is equal over Spice" "$(md5sum <"$dev")" "$(md5sum <"$work/disc.iso")"
+mkdir -p "$work/mnt"
+check "mount" mount -o ro "$dev" "$work/mnt"
+check "every file of it is equal" sh -c "cd '$work/mnt' && md5sum --quiet -c '$work/disc.iso.md5'"
+
+stick=$(spicebdctl insert spice:stick.img --read-write)
+equal "the image goes into the other drive" "$stick" /dev/spicebd1
+io_matrix "spice" "$stick"
+dd if=/dev/urandom of="$work/random" bs=1M count=16 2>/dev/null
+check "write 16 MiB" dd if="$work/random" of="$stick" bs=256k oflag=direct conv=fsync
+check "the client's file has it" cmp -n $((16 << 20)) "$work/random" "$work/stick.img"
+
+refused "eject of the mounted one" "busy|mounted" spicebdctl eject spicebd0
+check "umount" umount "$work/mnt"
+check "eject of the ISO" spicebdctl eject spicebd0
+check "the share hears of it" await 20 grep -q '"eject' "$work/share.log"
+check "the same once more" spicebdctl insert spice:disc.iso
+equal "and it is the same" "$(dd if=/dev/spicebd0 bs=1M count=4 2>/dev/null | md5sum)" \
+	"$(dd if="$work/disc.iso" bs=1M count=4 2>/dev/null | md5sum)"
+refused "a medium that nobody offers" "no.*nosuch|nosuch" spicebdctl insert --timeout 2 spice:nosuch.iso
+check "eject of all" sh -c "spicebdctl eject spicebd0 && spicebdctl eject spicebd1"
+
+kill -INT "$share_pid"
+wait "$share_pid"
+equal "the share ends well" $? 0
+check "its offers are gone" await 20 sh -c '[ "$(spicebdctl media --json | jq "[.[].media[]] | length")" = 0 ]'
+check "unlisten" spicebdctl unlisten
+done_testing

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-only
+# list, status, add, del, monitor, --json and --help; with the daemon and
+# without it.
+# timeout: 300
+. "$(dirname "$0")/lib.sh"
+
+equal "two drives at first" "$(spicebdctl list --json | jq -c '[.[] | [.drive, .personality]]')" \
+	'[["spicebd0","cdrom"],["spicebd1","disk"]]'
+for v in insert eject list status add del monitor listen unlisten media; do
+	check "$v --help" sh -c "spicebdctl $v --help | grep -q 'spicebdctl $v'"
+done
+
+spicebdctl monitor --json >"$work/monitor" &
+pids+=($!)
+got=$(spicebdctl add disk --json)
+equal "add prints the drive" "$(jq -r .device <<<"$got")" /dev/spicebd2
+check "the node is there" test -b /dev/spicebd2
+check "the event comes" await 10 grep -q spicebd2 "$work/monitor"
+truncate -s 16M "$work/a.img"
+equal "insert into it by number" "$(spicebdctl insert 2 "$work/a.img")" /dev/spicebd2
+equal "status says so" "$(spicebdctl status spicebd2 --json | jq -r .medium.size)" $((16 << 20))
+check "status for people" sh -c "spicebdctl status spicebd2 | grep -q a.img"
+exec 7</dev/spicebd2
+refused "eject names its user" "busy.*$$|$$.*busy|open by" spicebdctl eject spicebd2
+refused "del while open" "busy|open" spicebdctl del spicebd2
+exec 7<&-
+check "eject" spicebdctl eject spicebd2
+check "del" spicebdctl del spicebd2
+check "the node has gone" await 10 sh -c '! test -e /dev/spicebd2'
+check "its event" await 10 grep -qi 'removed' "$work/monitor"
+
+# Without a name the first empty drive that fits is taken, and one more made.
+d1=$(spicebdctl insert --disk "$work/a.img")
+cp "$work/a.img" "$work/b.img"
+d2=$(spicebdctl insert --disk "$work/b.img")
+equal "the first that fits, then a new one" "$d1 $d2" "/dev/spicebd1 /dev/spicebd2"
+check "eject both" sh -c 'spicebdctl eject 1 && spicebdctl eject 2'
+check "del the new one" spicebdctl del 2
+
+nbd_server "$work/nbd" memory 16M
+dev=$(spicebdctl insert --disk --read-write "nbd+unix:///?socket=$work/nbd")
+kill -STOP "$pid"
+background dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct
+await 10 sh -c 'spicebdctl status 1 --json | jq -e ".\"in-flight\" > 0"'
+began=$(date +%s%N)
+check "eject --force with a far end that hangs" spicebdctl eject --force "$dev"
+ms=$((($(date +%s%N) - began) / 1000000))
+if [ $ms -lt 3000 ]; then ok "took $ms ms"; else not_ok "took $ms ms"; fi
+check "and the drive is empty" sh -c 'spicebdctl status 1 --json | jq -e ".medium == null"'
+done_testing
