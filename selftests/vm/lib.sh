@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # What the scripts of this directory share. Sourced, never run.
+#
+# shellcheck disable=SC2034 # what one of them does not use, another does
 
 vm_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P) || exit 1
 
@@ -21,7 +23,6 @@ fi
 mkdir -p "$vm_cache" || exit 1
 vm_cache=$(cd "$vm_cache" && pwd -P) || exit 1
 
-# shellcheck disable=SC2034 # used by the scripts that source this file
 vm_kernels='6.1 6.12 7.3'
 
 say()
