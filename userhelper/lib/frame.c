@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The frame layer; Documentation/frame-protocol.rst is its definition. */
+#include <string.h>
+
+#include "frame.h"
+
+#define PING_MS_MIN	100u
+#define PING_MS_MAX	3600000u
+#define FRAME_MAX_MIN	4096u
+
+static void put16(uint8_t *p, uint16_t v)
+{
+	p[0] = v;
+	p[1] = v >> 8;
+}
+
+static void put32(uint8_t *p, uint32_t v)
+{
+	put16(p, v);
+	put16(p + 2, v >> 16);
+}
+
+static void put64(uint8_t *p, uint64_t v)
+{
+	put32(p, v);
+	put32(p + 4, v >> 32);
+}
+
+static uint16_t get16(const uint8_t *p)
+{
+	return p[0] | (uint16_t)p[1] << 8;
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+	return get16(p) | (uint32_t)get16(p + 2) << 16;
+}
+
+static uint64_t get64(const uint8_t *p)
+{
+	return get32(p) | (uint64_t)get32(p + 4) << 32;
+}
+
+static bool all_zero(const uint8_t *p, size_t len)
+{
+	while (len--)
+		if (*p++)
+			return false;
+	return true;
+}
+
+/* ---- names and texts ---- */
+
+/* Returns the length of the UTF-8 sequence at s, or 0 if there is none. */
+static size_t utf8_decode(const uint8_t *s, size_t len, uint32_t *cp)
+{
+	static const uint32_t lowest[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	size_t n, i;
+
+	if (s[0] < 0x80) {
+		*cp = s[0];
+		return 1;
+	}
+	if ((s[0] & 0xe0) == 0xc0)
+		n = 2;
+	else if ((s[0] & 0xf0) == 0xe0)
+		n = 3;
+	else if ((s[0] & 0xf8) == 0xf0)
+		n = 4;
+	else
+		return 0;
+	if (len < n)
+		return 0;
+	*cp = s[0] & (0x7f >> n);
+	for (i = 1; i < n; i++) {
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+		*cp = *cp << 6 | (s[i] & 0x3f);
+	}
+	if (*cp < lowest[n] || *cp > 0x10ffff || (*cp >= 0xd800 && *cp <= 0xdfff))
+		return 0;
+	return n;
+}
+
+/* What could move, hide or break the line that it is shown on. */
+static bool cp_is_control(uint32_t cp)
+{
+	return cp < 0x20 || (cp >= 0x7f && cp <= 0x9f) || cp == 0x61c ||
+	       cp == 0x200e || cp == 0x200f || (cp >= 0x2028 && cp <= 0x202e) ||
+	       (cp >= 0x2066 && cp <= 0x2069);
+}
+
+static bool text_ok(const uint8_t *s, size_t len)
+{
+	uint32_t cp;
+	size_t n;
+
+	for (; len; s += n, len -= n) {
+		n = utf8_decode(s, len, &cp);
+		if (!n || cp_is_control(cp))
+			return false;
+	}
+	return true;
+}
+
+bool frame_name_ok(const char *name, size_t len)
+{
+	if (!len || len > FRAME_NAME_MAX || memchr(name, '/', len))
+		return false;
+	if (name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.')))
+		return false;
+	return text_ok((const uint8_t *)name, len);
+}
+
+/* ---- sending ---- */
+
+void frame_put_header(struct frame_tx *tx, uint8_t *out, uint16_t type,
+		      uint32_t stream, uint32_t length)
+{
+	bool resync = type == FRAME_RESYNC;
+
+	put32(out, FRAME_MAGIC);
+	put16(out + 4, type);
+	put16(out + 6, 0);
+	put32(out + 8, stream);
+	put32(out + 12, length);
+	put32(out + 16, resync ? 0 : tx->epoch);
+	put32(out + 20, resync ? 0 : tx->seq++);
+}
+
+size_t frame_pack_hello(struct frame_tx *tx, uint8_t *out, const struct frame_hello *h)
+{
+	uint8_t *p = out + FRAME_HEADER_LEN;
+
+	frame_put_header(tx, out, FRAME_HELLO, 0, FRAME_HELLO_LEN);
+	put16(p, h->version);
+	put16(p + 2, h->role);
+	put32(p + 4, h->capabilities);
+	put32(p + 8, h->epoch);
+	put32(p + 12, h->frame_max);
+	put32(p + 16, h->ping_interval);
+	put32(p + 20, h->ping_timeout);
+	memcpy(p + 24, h->secret, FRAME_SECRET_LEN);
+	memcpy(p + 56, h->boot_id, FRAME_UUID_LEN);
+	memcpy(p + 72, h->instance, FRAME_UUID_LEN);
+	memset(p + 88, 0, 8);
+	return FRAME_HEADER_LEN + FRAME_HELLO_LEN;
+}
+
+size_t frame_pack_offer(struct frame_tx *tx, uint8_t *out, const struct frame_offer *o)
+{
+	uint8_t *p = out + FRAME_HEADER_LEN;
+	size_t name_len = o->name_len > FRAME_NAME_MAX ? FRAME_NAME_MAX : o->name_len;
+
+	frame_put_header(tx, out, FRAME_OFFER, 0, FRAME_OFFER_LEN + name_len);
+	put32(p, o->id);
+	put32(p + 4, o->flags);
+	put64(p + 8, o->size);
+	memcpy(p + 16, o->medium_id, FRAME_UUID_LEN);
+	memcpy(p + 32, o->incarnation, FRAME_UUID_LEN);
+	put16(p + 48, o->kind);
+	put16(p + 50, name_len);
+	memset(p + 52, 0, 12);
+	memcpy(p + FRAME_OFFER_LEN, o->name, name_len);
+	return FRAME_HEADER_LEN + FRAME_OFFER_LEN + name_len;
+}
+
+size_t frame_pack_u32s(struct frame_tx *tx, uint8_t *out, uint16_t type,
+		       uint32_t stream, const uint32_t *v, unsigned int n)
+{
+	unsigned int i;
+
+	frame_put_header(tx, out, type, stream, 4 * n);
+	for (i = 0; i < n; i++)
+		put32(out + FRAME_HEADER_LEN + 4 * i, v[i]);
+	return FRAME_HEADER_LEN + 4 * n;
+}
+
+size_t frame_pack_u64(struct frame_tx *tx, uint8_t *out, uint16_t type, uint64_t v)
+{
+	frame_put_header(tx, out, type, 0, 8);
+	put64(out + FRAME_HEADER_LEN, v);
+	return FRAME_HEADER_LEN + 8;
+}
+
+/* The text is ours or libc's, so it is made to fit rather than refused. */
+size_t frame_pack_code(struct frame_tx *tx, uint8_t *out, uint16_t type,
+		       uint32_t stream, uint32_t code, const char *text)
+{
+	const uint8_t *s = (const uint8_t *)(text ? text : "");
+	uint8_t *p = out + FRAME_HEADER_LEN + 4;
+	size_t left = strlen((const char *)s), len = 0, n;
+	uint32_t cp;
+
+	for (; left; s += n, left -= n) {
+		n = utf8_decode(s, left, &cp);
+		if (len + (n ? n : 1) > FRAME_TEXT_MAX)
+			break;
+		if (!n || cp_is_control(cp)) {
+			p[len++] = '?';
+			n = n ? n : 1;
+		} else {
+			memcpy(p + len, s, n);
+			len += n;
+		}
+	}
+	frame_put_header(tx, out, type, stream, 4 + len);
+	put32(out + FRAME_HEADER_LEN, code);
+	return FRAME_HEADER_LEN + 4 + len;
+}
+
+size_t frame_pack_empty(struct frame_tx *tx, uint8_t *out, uint16_t type)
+{
+	frame_put_header(tx, out, type, 0, 0);
+	return FRAME_HEADER_LEN;
+}
+
+/* ---- parsing of payloads ---- */
+
+bool frame_parse_hello(const uint8_t *p, size_t len, struct frame_hello *h)
+{
+	if (len != FRAME_HELLO_LEN)
+		return false;
+	memset(h, 0, sizeof(*h));
+	h->version = get16(p);
+	h->role = get16(p + 2);
+	h->capabilities = get32(p + 4);
+	h->epoch = get32(p + 8);
+	h->frame_max = get32(p + 12);
+	h->ping_interval = get32(p + 16);
+	h->ping_timeout = get32(p + 20);
+	memcpy(h->secret, p + 24, FRAME_SECRET_LEN);
+	memcpy(h->boot_id, p + 56, FRAME_UUID_LEN);
+	memcpy(h->instance, p + 72, FRAME_UUID_LEN);
+	return h->version && h->epoch &&
+	       (h->role == FRAME_ROLE_LINK || h->role == FRAME_ROLE_SHARE) &&
+	       h->frame_max >= FRAME_MAX_MIN && h->frame_max <= FRAME_MAX &&
+	       h->ping_interval >= PING_MS_MIN && h->ping_interval <= PING_MS_MAX &&
+	       h->ping_timeout >= h->ping_interval && h->ping_timeout <= PING_MS_MAX;
+}
+
+bool frame_parse_offer(const uint8_t *p, size_t len, struct frame_offer *o)
+{
+	if (len < FRAME_OFFER_LEN)
+		return false;
+	memset(o, 0, sizeof(*o));
+	o->id = get32(p);
+	o->flags = get32(p + 4);
+	o->size = get64(p + 8);
+	memcpy(o->medium_id, p + 16, FRAME_UUID_LEN);
+	memcpy(o->incarnation, p + 32, FRAME_UUID_LEN);
+	o->kind = get16(p + 48);
+	o->name_len = get16(p + 50);
+	if (!o->id || o->size > INT64_MAX || len != FRAME_OFFER_LEN + (size_t)o->name_len ||
+	    all_zero(o->medium_id, FRAME_UUID_LEN) ||
+	    all_zero(o->incarnation, FRAME_UUID_LEN) ||
+	    !frame_name_ok((const char *)p + FRAME_OFFER_LEN, o->name_len))
+		return false;
+	memcpy(o->name, p + FRAME_OFFER_LEN, o->name_len);
+	if (o->kind > FRAME_KIND_DISK)
+		o->kind = FRAME_KIND_UNKNOWN;
+	return true;
+}
+
+bool frame_parse_u32s(const uint8_t *p, size_t len, uint32_t *v, unsigned int n)
+{
+	unsigned int i;
+
+	if (len != 4 * (size_t)n)
+		return false;
+	for (i = 0; i < n; i++)
+		v[i] = get32(p + 4 * i);
+	return true;
+}
+
+bool frame_parse_u64(const uint8_t *p, size_t len, uint64_t *v)
+{
+	if (len != 8)
+		return false;
+	*v = get64(p);
+	return true;
+}
+
+bool frame_parse_code(const uint8_t *p, size_t len, uint32_t *code,
+		      char text[FRAME_TEXT_MAX + 1])
+{
+	if (len < 4 || len > 4 + FRAME_TEXT_MAX || !text_ok(p + 4, len - 4))
+		return false;
+	*code = get32(p);
+	memcpy(text, p + 4, len - 4);
+	text[len - 4] = '\0';
+	return true;
+}
+
+const char *frame_type_str(uint16_t type)
+{
+	static const char *const names[] = {
+		[FRAME_HELLO] = "HELLO",
+		[FRAME_RESYNC] = "RESYNC",
+		[FRAME_OFFER] = "OFFER",
+		[FRAME_WITHDRAW] = "WITHDRAW",
+		[FRAME_OFFERS_END] = "OFFERS_END",
+		[FRAME_OPEN] = "OPEN",
+		[FRAME_OPENED] = "OPENED",
+		[FRAME_DATA] = "DATA",
+		[FRAME_CREDIT] = "CREDIT",
+		[FRAME_CLOSE] = "CLOSE",
+		[FRAME_NOTICE] = "NOTICE",
+		[FRAME_EJECT_REQUEST] = "EJECT_REQUEST",
+		[FRAME_PING] = "PING",
+		[FRAME_PONG] = "PONG",
+		[FRAME_MOVE] = "MOVE",
+		[FRAME_BYE] = "BYE",
+	};
+
+	if (type >= sizeof(names) / sizeof(names[0]) || !names[type])
+		return type & FRAME_TYPE_OPTIONAL ? "optional" : "unknown";
+	return names[type];
+}
+
+const char *frame_code_str(uint32_t code)
+{
+	static const char *const names[] = {
+		[FRAME_OK] = "ok",
+		[FRAME_ERR_PROTOCOL] = "protocol error",
+		[FRAME_ERR_VERSION] = "version not supported",
+		[FRAME_ERR_NO_SUCH_OFFER] = "no such offer",
+		[FRAME_ERR_BUSY] = "busy",
+		[FRAME_ERR_SERVER] = "server failed",
+		[FRAME_ERR_LIMIT] = "limit exceeded",
+		[FRAME_ERR_TIMEOUT] = "timed out",
+		[FRAME_ERR_SHUTDOWN] = "shut down",
+	};
+
+	if (code >= sizeof(names) / sizeof(names[0]))
+		return "unknown error";
+	return names[code];
+}
+
+/* ---- receiving ---- */
+
+static const uint8_t magic_bytes[4] = { 'S', 'B', 'D', 'F' };
+
+static void get_header(const uint8_t *p, struct frame_header *h)
+{
+	h->magic = get32(p);
+	h->type = get16(p + 4);
+	h->flags = get16(p + 6);
+	h->stream = get32(p + 8);
+	h->length = get32(p + 12);
+	h->epoch = get32(p + 16);
+	h->seq = get32(p + 20);
+}
+
+void frame_rx_init(struct frame_rx *rx, uint32_t expect_hello)
+{
+	rx->have = 0;
+	rx->epoch = 0;
+	rx->seq = 0;
+	rx->hunting = true;
+	rx->expect_hello = expect_hello;
+	rx->dropped = 0;
+}
+
+enum verdict {
+	DELIVER,	/* the next frame of the session */
+	NEW_EPOCH,	/* a HELLO that would start a session */
+	DELIVER_RESYNC,	/* outside of all epochs */
+	DROP,		/* a whole frame that is not for us */
+	LOSE,		/* not a frame, or not the next one */
+};
+
+static bool starts_epoch(const struct frame_rx *rx, const struct frame_header *h)
+{
+	return h->type == FRAME_HELLO && h->length == FRAME_HELLO_LEN && !h->stream &&
+	       !h->seq && h->epoch && h->epoch != rx->epoch &&
+	       (!rx->expect_hello || h->epoch == rx->expect_hello);
+}
+
+static bool is_resync(const struct frame_header *h)
+{
+	return h->type == FRAME_RESYNC && !h->length && !h->stream && !h->epoch && !h->seq;
+}
+
+static enum verdict judge(const struct frame_rx *rx, const struct frame_header *h)
+{
+	if (h->magic != FRAME_MAGIC || h->length > FRAME_PAYLOAD_MAX)
+		return LOSE;
+	if (is_resync(h))
+		return DELIVER_RESYNC;
+	if (starts_epoch(rx, h))
+		return NEW_EPOCH;
+	/*
+	 * While hunting, a frame of the epoch that was lost is passed over as a
+	 * whole: its payload is somebody's data and may hold anything, also
+	 * what looks like a hello.
+	 */
+	if (rx->hunting)
+		return rx->epoch && h->epoch == rx->epoch ? DROP : LOSE;
+	if (h->epoch != rx->epoch)
+		return DROP;
+	return h->seq == rx->seq ? DELIVER : LOSE;
+}
+
+/* A payload of hostile or random bytes must not switch the epoch. */
+static bool hello_is_whole(const struct frame_header *h, const uint8_t *payload)
+{
+	struct frame_hello hello;
+
+	return frame_parse_hello(payload, h->length, &hello) && hello.epoch == h->epoch;
+}
+
+/* The frame is there from its first byte to its last. */
+static enum frame_rx_result whole_frame(struct frame_rx *rx, const struct frame_header *h,
+					enum verdict v)
+{
+	switch (v) {
+	case DROP:
+		rx->dropped += FRAME_HEADER_LEN + h->length;
+		return FRAME_RX_SKIPPED;
+	case NEW_EPOCH:
+		rx->epoch = h->epoch;
+		rx->seq = 1;
+		rx->hunting = false;
+		return FRAME_RX_FRAME;
+	case DELIVER:
+		rx->seq++;
+		return FRAME_RX_FRAME;
+	default:
+		return FRAME_RX_FRAME;
+	}
+}
+
+/* Length of the part at p that cannot be the start of a magic. */
+static size_t not_magic(const uint8_t *p, size_t len)
+{
+	size_t i, n;
+
+	for (i = 0; i < len; i++) {
+		n = len - i < sizeof(magic_bytes) ? len - i : sizeof(magic_bytes);
+		if (p[i] == magic_bytes[0] && !memcmp(p + i, magic_bytes, n))
+			break;
+	}
+	return i;
+}
+
+static size_t min_size(size_t a, size_t b)
+{
+	return a < b ? a : b;
+}
+
+static void fill(struct frame_rx *rx, size_t want, const uint8_t **data, size_t *len)
+{
+	size_t n;
+
+	if (rx->have >= want)
+		return;
+	n = min_size(want - rx->have, *len);
+	memcpy(rx->buf + rx->have, *data, n);
+	rx->have += n;
+	*data += n;
+	*len -= n;
+}
+
+/* What stands in buf from its start is no frame: look one byte further on. */
+static void pass_over(struct frame_rx *rx)
+{
+	size_t n = 1 + not_magic(rx->buf + 1, rx->have - 1);
+
+	rx->have -= n;
+	memmove(rx->buf, rx->buf + n, rx->have);
+	rx->dropped += n;
+}
+
+static enum frame_rx_result lose(struct frame_rx *rx)
+{
+	if (rx->hunting) {
+		pass_over(rx);
+		return FRAME_RX_SKIPPED;
+	}
+	rx->hunting = true;
+	return FRAME_RX_LOST;
+}
+
+/* Returns true, with its result, when it could take a frame straight from data. */
+static bool feed_direct(struct frame_rx *rx, const uint8_t **data, size_t *len,
+			struct frame_header *hdr, const uint8_t **payload,
+			enum frame_rx_result *res)
+{
+	enum verdict v;
+
+	if (rx->have || *len < FRAME_HEADER_LEN)
+		return false;
+	get_header(*data, hdr);
+	v = judge(rx, hdr);
+	if (v == LOSE || *len - FRAME_HEADER_LEN < hdr->length)
+		return false;
+	*payload = *data + FRAME_HEADER_LEN;
+	if (v == NEW_EPOCH && !hello_is_whole(hdr, *payload))
+		return false;
+	*data += FRAME_HEADER_LEN + hdr->length;
+	*len -= FRAME_HEADER_LEN + hdr->length;
+	*res = whole_frame(rx, hdr, v);
+	return true;
+}
+
+/*
+ * A refused hello leaves up to its own length of bytes in buf, and a shorter
+ * frame may start among them. The frame moves to the end of buf, where it can
+ * stay until the next call, and what follows it to the start.
+ */
+static const uint8_t *set_aside(struct frame_rx *rx, size_t n)
+{
+	uint8_t *frame = rx->buf + FRAME_MAX - n;
+
+	memcpy(frame, rx->buf, n);
+	memmove(rx->buf, rx->buf + n, rx->have - n);
+	return frame + FRAME_HEADER_LEN;
+}
+
+enum frame_rx_result frame_rx_feed(struct frame_rx *rx, const uint8_t **data,
+				   size_t *len, struct frame_header *hdr,
+				   const uint8_t **payload)
+{
+	enum frame_rx_result res;
+	enum verdict v;
+	size_t n;
+
+	if (rx->hunting && !rx->have) {
+		n = not_magic(*data, *len);
+		*data += n;
+		*len -= n;
+		rx->dropped += n;
+		if (n)
+			return FRAME_RX_SKIPPED;
+	}
+	if (feed_direct(rx, data, len, hdr, payload, &res))
+		return res;
+
+	fill(rx, FRAME_HEADER_LEN, data, len);
+	if (rx->hunting && rx->have && not_magic(rx->buf, min_size(rx->have, 4)))
+		return lose(rx);
+	if (rx->have < FRAME_HEADER_LEN)
+		return FRAME_RX_NEED_MORE;
+	get_header(rx->buf, hdr);
+	v = judge(rx, hdr);
+	if (v == LOSE)
+		return lose(rx);
+	fill(rx, FRAME_HEADER_LEN + hdr->length, data, len);
+	if (rx->have < FRAME_HEADER_LEN + hdr->length)
+		return FRAME_RX_NEED_MORE;
+	*payload = rx->buf + FRAME_HEADER_LEN;
+	if (v == NEW_EPOCH && !hello_is_whole(hdr, *payload))
+		return lose(rx);
+
+	n = FRAME_HEADER_LEN + hdr->length;
+	if (rx->have > n)
+		*payload = set_aside(rx, n);
+	rx->have -= n;
+	return whole_frame(rx, hdr, v);
+}
