@@ -80,7 +80,7 @@ stage_vm() {
 	mkdir -p build/tests
 	local got=$stages_dir/$where-$k
 	echo "# stage $where-$k: ${#list[@]} test programs"
-	selftests/vm/run --kernel "$k" --timeout "${SPICEBD_VM_TIMEOUT:-1500}" --results "$got" "$@" -- \
+	selftests/vm/run --kernel "$k" --timeout "${SPICEBD_VM_TIMEOUT:-1500}" --share "$got" "$@" -- \
 		sh -c 'exec selftests/runner --results "$SPICEBD_SHARE/results.jsonl" --prefix "$0:" "$@"' \
 		"$where-$k" "${list[@]}"
 	status=$?
