@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Links: their listening sockets are ours, so a restart loses no address. */
+#include "sup.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "sock.h"
+
+static int bind_link(struct proc *p, const struct linkconf *c, char *err, size_t errlen)
+{
+	char path[108];
+
+	p->fds[0] = linkconf_listen(c, err, errlen);
+	if (p->fds[0] < 0)
+		return p->fds[0];
+	if (!run_path(path, sizeof(path), "link/%s.sock", c->name)) {
+		snprintf(err, errlen, "the path of the link's socket is too long");
+		return -ENAMETOOLONG;
+	}
+	p->fds[1] = sock_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 0600);
+	if (p->fds[1] < 0)
+		snprintf(err, errlen, "cannot listen on %s: %s", path, strerror(-p->fds[1]));
+	return p->fds[1] < 0 ? p->fds[1] : 0;
+}
+
+int link_start(struct sup *s, const char *name, char *err, size_t errlen)
+{
+	struct linkconf c;
+	struct proc *p;
+	int r;
+
+	r = linkconf_load(name, &c, err, errlen);
+	if (r < 0)
+		return r;
+	if (proc_find(s, K_LINK, name)) {
+		snprintf(err, errlen, "link \"%s\" runs already", name);
+		return -EEXIST;
+	}
+	p = proc_new(s, K_LINK, name);
+	if (!p) {
+		snprintf(err, errlen, "there are %d links already", LINKCONF_LINKS_MAX);
+		return -ENOSPC;
+	}
+	r = bind_link(p, &c, err, errlen);
+	if (r < 0) {
+		proc_free(s, p);
+		return r;
+	}
+	p->fdnames = "spice:control";
+	p->keep = true;
+	proc_start(s, p);
+	return 0;
+}
+
+void links_start_all(struct sup *s)
+{
+	static char names[LINKCONF_LINKS_MAX][LINKCONF_NAME_MAX + 1];
+	char err[256];
+	int n;
+
+	n = linkconf_list(names);
+	if (n < 0)
+		log_err("cannot read the link configurations: %s", strerror(-n));
+	for (int i = 0; i < n; i++)
+		if (link_start(s, names[i], err, sizeof(err)) < 0)
+			log_err("link %s: %s", names[i], err);
+}

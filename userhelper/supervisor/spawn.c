@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Start one of the programs, with its listening sockets and nothing else. */
+#include "sup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "log.h"
+
+/*
+ * SPICEBD_BIN_DIR, else beside our own executable, else by PATH. The name in
+ * /proc rather than argv[0], which the caller chooses.
+ */
+static void run(const char *program, const char *arg)
+{
+	const char *dir = secure_getenv("SPICEBD_BIN_DIR");
+	char path[PATH_MAX + 64], self[PATH_MAX];
+	char *argv[] = { (char *)program, (char *)arg, NULL };
+	ssize_t n;
+
+	if (dir && *dir) {
+		snprintf(path, sizeof(path), "%.*s/%s", PATH_MAX, dir, program);
+		execv(path, argv);
+		return;
+	}
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n > 0) {
+		self[n] = '\0';
+		*strrchr(self, '/') = '\0';
+		snprintf(path, sizeof(path), "%s/%s", self, program);
+		execv(path, argv);
+		if (errno != ENOENT)
+			return;
+	}
+	execvp(program, argv);
+}
+
+/* From descriptors at any number to 3, 4, …, all else being close-on-exec. */
+static void pass(const int *fds, int n_fds, const char *fdnames)
+{
+	int high[2];
+	char num[16];
+
+	for (int i = 0; i < n_fds; i++) {
+		high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3 + n_fds);
+		if (high[i] < 0)
+			_exit(126);
+	}
+	for (int i = 0; i < n_fds; i++)
+		if (dup2(high[i], 3 + i) < 0)
+			_exit(126);
+	if (!fdnames)
+		return;
+	snprintf(num, sizeof(num), "%d", n_fds);
+	setenv("LISTEN_FDS", num, 1);
+	setenv("LISTEN_FDNAMES", fdnames, 1);
+	snprintf(num, sizeof(num), "%d", getpid());
+	setenv("LISTEN_PID", num, 1);
+}
+
+pid_t spawn(const char *program, const char *arg, const int *fds, int n_fds,
+	    const char *fdnames, bool dies_with_us)
+{
+	pid_t parent = getpid(), pid;
+	sigset_t none;
+
+	pid = fork();
+	if (pid)
+		return pid < 0 ? -errno : pid;
+	/*
+	 * A daemon without its supervisor would keep drives from the next one.
+	 * SIGKILL, not SIGTERM: the next one shall find what a crash leaves,
+	 * and go on with it, rather than media put away in order.
+	 */
+	if (dies_with_us) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(126);
+	}
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGPIPE, SIG_DFL);
+	setsid();
+	pass(fds, n_fds, fdnames);
+	if (debug)
+		setenv("SPICEBD_DEBUG", "1", 1);
+	run(program, arg);
+	log_err("cannot run %s: %s", program, strerror(errno));
+	_exit(127);
+}
