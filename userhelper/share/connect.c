@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "connect.h"
+
+#include <string.h>
+
+#include "frame.h"
+#include "log.h"
+#include "sock.h"
+
+#define CONNECT_TIMEOUT_MS	10000
+#define BACKOFF_MIN_MS		200
+#define BACKOFF_MAX_MS		5000
+#define STABLE_MS		5000	/* a connection that stood so long was a good one */
+
+struct connection {
+	SpiceSession *session;
+	struct connect_options opt;
+	char *password, *secret;
+	connect_fn fn;
+	void *user;
+	bool up, ever_up;
+	bool use_secret;	/* which of the two tickets the next link shows */
+	bool tried_other;	/* ... and the other one was refused already */
+	bool ended;		/* the present attempt was reported */
+	long long up_since;
+	unsigned int backoff;
+	guint timer;		/* of the attempt, or until the next */
+	char *restart_why;
+};
+
+static char *last_warning;	/* of spice-glib; there is one log in a process */
+
+/* ---- log */
+
+static GLogWriterOutput quiet_writer(GLogLevelFlags level, const GLogField *fields,
+				     gsize n, gpointer data)
+{
+	const char *text = NULL, *domain = NULL;
+
+	for (gsize i = 0; i < n; i++) {
+		if (!strcmp(fields[i].key, "MESSAGE"))
+			text = fields[i].value;
+		else if (!strcmp(fields[i].key, "GLIB_DOMAIN"))
+			domain = fields[i].value;
+	}
+	if (!text)
+		return G_LOG_WRITER_HANDLED;
+	if (level & (G_LOG_LEVEL_WARNING | G_LOG_LEVEL_CRITICAL)) {
+		g_free(last_warning);
+		last_warning = g_strdup(text);
+	}
+	if (!(level & G_LOG_LEVEL_DEBUG))
+		log_debug("%s: %s", domain ? domain : "glib", text);
+	return G_LOG_WRITER_HANDLED;
+}
+
+void connection_quiet_logs(void)
+{
+	g_log_set_writer_func(quiet_writer, NULL, NULL);
+}
+
+/* ---- attempts */
+
+static void set_ticket(struct connection *c)
+{
+	const char *ticket = c->use_secret ? c->secret : c->password;
+
+	g_object_set(c->session, "password", ticket, NULL);
+}
+
+static void attempt(struct connection *c);
+
+static gboolean on_backoff(gpointer data)
+{
+	struct connection *c = data;
+
+	c->timer = 0;
+	attempt(c);
+	return G_SOURCE_REMOVE;
+}
+
+static void stop_timer(struct connection *c)
+{
+	if (c->timer)
+		g_source_remove(c->timer);
+	c->timer = 0;
+}
+
+static void try_again(struct connection *c, const char *why, bool at_once)
+{
+	stop_timer(c);
+	if (at_once) {
+		c->timer = g_timeout_add(0, on_backoff, c);
+		return;
+	}
+	c->timer = g_timeout_add(c->backoff, on_backoff, c);
+	c->backoff = MIN(c->backoff * 2, BACKOFF_MAX_MS);
+	c->fn(c->user, CONNECT_RETRY, why);
+}
+
+/* The present attempt or connection is over, told once however often it shows. */
+static void over(struct connection *c, const char *why)
+{
+	bool was_up = c->up;
+
+	if (c->ended)
+		return;
+	c->ended = true;
+	c->up = false;
+	if (was_up && now_ms() - c->up_since > STABLE_MS)
+		c->backoff = BACKOFF_MIN_MS;
+	stop_timer(c);
+	if (c->ever_up ? c->opt.reconnect : c->opt.wait)
+		try_again(c, why, false);
+	else
+		c->fn(c->user, c->ever_up ? CONNECT_LOST : CONNECT_FAILED, why);
+}
+
+/* A ticket was refused. Spent ones are; then the other one may be good. */
+static void refused(struct connection *c)
+{
+	if (c->ended)
+		return;
+	c->ended = true;
+	c->up = false;
+	if (c->secret && !c->tried_other) {
+		c->tried_other = true;
+		c->use_secret = !c->use_secret;
+		try_again(c, NULL, true);
+		return;
+	}
+	stop_timer(c);
+	c->fn(c->user, CONNECT_REFUSED, c->password ?
+	      "the server refused the password; check the first line of the password file" :
+	      "the server wants a password; put it into a file and give --password-file");
+}
+
+static gboolean on_timeout(gpointer data)
+{
+	struct connection *c = data;
+
+	c->timer = 0;
+	over(c, "the server did not answer within 10 s");
+	return G_SOURCE_REMOVE;
+}
+
+static void attempt(struct connection *c)
+{
+	c->ended = true;	/* what the old session's end says is no news */
+	spice_session_disconnect(c->session);
+	c->ended = false;
+	g_clear_pointer(&last_warning, g_free);
+	set_ticket(c);
+	c->timer = g_timeout_add(CONNECT_TIMEOUT_MS, on_timeout, c);
+	if (!spice_session_connect(c->session))
+		over(c, "the connection could not be started");
+}
+
+/* ---- channels */
+
+static void came_up(struct connection *c)
+{
+	stop_timer(c);
+	c->up = c->ever_up = true;
+	c->up_since = now_ms();
+	c->tried_other = false;
+	c->fn(c->user, CONNECT_UP, NULL);
+}
+
+static char *error_text(SpiceChannel *channel, SpiceChannelEvent event)
+{
+	const GError *err = spice_channel_get_error(channel);
+	const char *detail = err ? err->message : NULL;
+
+	switch (event) {
+	case SPICE_CHANNEL_ERROR_CONNECT:
+		return g_strdup_printf("no connection: %s", detail ? detail :
+				       "is the server running at that address?");
+	case SPICE_CHANNEL_ERROR_TLS:
+		return g_strdup_printf("TLS failed: %s; check --ca-file and the host name",
+				       last_warning ? last_warning : detail ? detail :
+				       "the certificate was not accepted");
+	case SPICE_CHANNEL_ERROR_LINK:
+		return g_strdup("what listens there is no Spice server, or one that wants TLS "
+				"(tls-port=)");
+	case SPICE_CHANNEL_ERROR_IO:
+		return g_strdup_printf("the connection broke: %s", detail ? detail :
+				       "the server closed it");
+	default:
+		return g_strdup("the server closed the connection");
+	}
+}
+
+static void on_main_event(SpiceChannel *channel, SpiceChannelEvent event, gpointer data)
+{
+	struct connection *c = data;
+	g_autofree char *text = NULL;
+
+	switch (event) {
+	case SPICE_CHANNEL_NONE:
+	case SPICE_CHANNEL_SWITCHING:
+		return;
+	case SPICE_CHANNEL_OPENED:
+		if (!c->ended)
+			came_up(c);
+		return;
+	case SPICE_CHANNEL_ERROR_AUTH:
+		refused(c);
+		return;
+	default:
+		text = error_text(channel, event);
+		over(c, text);
+	}
+}
+
+static gboolean relink(gpointer channel)
+{
+	spice_channel_connect(channel);
+	g_object_unref(channel);
+	return G_SOURCE_REMOVE;
+}
+
+/* A later link of the session: the password may be spent by now, or the secret old. */
+static void on_other_event(SpiceChannel *channel, SpiceChannelEvent event, gpointer data)
+{
+	struct connection *c = data;
+
+	if (event != SPICE_CHANNEL_ERROR_AUTH || !c->secret || c->tried_other)
+		return;
+	c->tried_other = true;
+	c->use_secret = !c->use_secret;
+	set_ticket(c);
+	g_idle_add(relink, g_object_ref(channel));
+}
+
+static void on_channel_new(SpiceSession *session, SpiceChannel *channel, gpointer data)
+{
+	if (SPICE_IS_MAIN_CHANNEL(channel)) {
+		g_signal_connect(channel, "channel-event", G_CALLBACK(on_main_event), data);
+		return;
+	}
+	g_signal_connect(channel, "channel-event", G_CALLBACK(on_other_event), data);
+	/*
+	 * Every channel, also those of no use here: a migration with one of them
+	 * missing never ends, and loses what the ports carry.
+	 */
+	spice_channel_connect(channel);
+}
+
+static void on_disconnected(SpiceSession *session, gpointer data)
+{
+	over(data, "the connection was lost");
+}
+
+static gboolean on_restart(gpointer data)
+{
+	struct connection *c = data;
+	g_autofree char *why = g_steal_pointer(&c->restart_why);
+
+	over(c, why);
+	return G_SOURCE_REMOVE;
+}
+
+void connection_restart(struct connection *c, const char *why)
+{
+	if (!c->up || c->restart_why)
+		return;
+	c->restart_why = g_strdup(why);
+	g_idle_add(on_restart, c);
+}
+
+/* The ticket of later links; how it is written, the frame protocol's page says. */
+void connection_set_secret(struct connection *c, const uint8_t *secret)
+{
+	static const uint8_t none[FRAME_SECRET_LEN];
+
+	g_free(c->secret);
+	c->secret = memcmp(secret, none, sizeof(none)) ?
+		    g_base64_encode(secret, FRAME_SECRET_LEN) : NULL;
+	c->tried_other = false;
+	if (!c->secret)
+		c->use_secret = false;
+}
+
+/* ---- options */
+
+static char *check_uri(const char *uri)
+{
+	if (strncmp(uri, "spice://", 8) && strncmp(uri, "spice+unix://", 13) &&
+	    strncmp(uri, "spice+tls://", 12))
+		return g_strdup_printf("%s: not a Spice address; use spice://HOST:PORT, "
+				       "spice://HOST?tls-port=PORT or spice+unix:///PATH", uri);
+	if (strstr(uri, "password="))
+		return g_strdup("a password in the address can be read by every user of this "
+				"machine; use --password-file");
+	return NULL;
+}
+
+/* spice-glib takes what it understands and says nothing of the rest. */
+static bool uri_taken(SpiceSession *s)
+{
+	g_autofree char *host = NULL, *port = NULL, *tls = NULL, *path = NULL;
+
+	g_object_get(s, "host", &host, "port", &port, "tls-port", &tls, "unix-path", &path,
+		     NULL);
+	return (path && *path) || (host && *host && (port || tls));
+}
+
+struct connection *connection_new(const struct connect_options *o, connect_fn fn,
+				  void *user, char **error)
+{
+	struct connection *c;
+
+	*error = check_uri(o->uri);
+	if (*error)
+		return NULL;
+	if (o->ca_file && !g_file_test(o->ca_file, G_FILE_TEST_IS_REGULAR)) {
+		*error = g_strdup_printf("%s: no such file (--ca-file)", o->ca_file);
+		return NULL;
+	}
+	c = g_new0(struct connection, 1);
+	c->opt = *o;
+	c->password = g_strdup(o->password);
+	c->fn = fn;
+	c->user = user;
+	c->ended = true;
+	c->backoff = BACKOFF_MIN_MS;
+	c->session = spice_session_new();
+	g_object_set(c->session, "uri", o->uri, "enable-audio", FALSE, "enable-usbredir",
+		     FALSE, "enable-smartcard", FALSE, NULL);
+	if (o->ca_file)
+		g_object_set(c->session, "ca-file", o->ca_file, NULL);
+	g_signal_connect(c->session, "channel-new", G_CALLBACK(on_channel_new), c);
+	g_signal_connect(c->session, "disconnected", G_CALLBACK(on_disconnected), c);
+	if (uri_taken(c->session))
+		return c;
+	*error = g_strdup_printf("%s: the address has no host or no port", o->uri);
+	connection_free(c);
+	return NULL;
+}
+
+SpiceSession *connection_session(struct connection *c)
+{
+	return c->session;
+}
+
+void connection_start(struct connection *c)
+{
+	attempt(c);
+}
+
+void connection_free(struct connection *c)
+{
+	c->ended = true;
+	stop_timer(c);
+	g_idle_remove_by_data(c);
+	spice_session_disconnect(c->session);
+	g_signal_handlers_disconnect_by_data(c->session, c);
+	g_object_unref(c->session);
+	g_free(c->restart_why);
+	g_free(c->password);
+	g_free(c->secret);
+	g_free(c);
+}

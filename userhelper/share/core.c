@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The core: a session's ports on one side, the offers on the other. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core.h"
+#include "log.h"
+#include "sock.h"
+
+void share_event(struct spicebd_share *share, enum spicebd_share_event_type type,
+		 int drive, struct offer *o, const char *text)
+{
+	struct spicebd_share_event ev = {
+		.type = type,
+		.drive = drive,
+		.medium = o ? &o->info : NULL,
+		.text = text,
+	};
+
+	if (!share->freed)
+		share->fn(share->user, &ev);
+}
+
+void share_unhold(struct spicebd_share *share)
+{
+	if (--share->hold)
+		return;
+	if (share->dir)
+		rmdir(share->dir);
+	g_free(share->dir);
+	g_free(share->nbdkit);
+	g_ptr_array_free(share->offers, TRUE);
+	g_free(share);
+}
+
+/* ---- channels */
+
+static void on_channel_new(SpiceSession *session, SpiceChannel *channel, gpointer data)
+{
+	if (SPICE_IS_PORT_CHANNEL(channel))
+		port_attach(data, channel);
+}
+
+static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpointer data)
+{
+	struct spicebd_share *share = data;
+
+	for (GList *l = share->ports; l; l = l->next) {
+		struct port *p = l->data;
+
+		if (SPICE_CHANNEL(p->channel) == channel) {
+			port_detach(p);
+			return;
+		}
+	}
+}
+
+static void read_boot_id(uint8_t id[FRAME_UUID_LEN])
+{
+	g_autofree char *text = NULL;
+	int n = 0;
+
+	/* Without it every start looks like a new boot: the safe side. */
+	random_bytes(id, FRAME_UUID_LEN);
+	if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, NULL, NULL))
+		return;
+	for (const char *c = text; c[0] && c[1] && n < FRAME_UUID_LEN; c++) {
+		if (!g_ascii_isxdigit(*c))
+			continue;
+		id[n++] = g_ascii_xdigit_value(c[0]) << 4 | g_ascii_xdigit_value(c[1]);
+		c++;
+	}
+}
+
+struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn fn,
+					void *user)
+{
+	struct spicebd_share *share = g_new0(struct spicebd_share, 1);
+	GList *channels;
+
+	share->hold = 1;
+	share->fn = fn;
+	share->user = user;
+	share->session = g_object_ref(session);
+	share->offers = g_ptr_array_new_with_free_func((GDestroyNotify)offer_free);
+	share->nbdkit = g_find_program_in_path("nbdkit");
+	random_bytes(share->instance, sizeof(share->instance));
+	read_boot_id(share->boot_id);
+	share->on_new = g_signal_connect(session, "channel-new",
+					 G_CALLBACK(on_channel_new), share);
+	share->on_destroy = g_signal_connect(session, "channel-destroy",
+					     G_CALLBACK(on_channel_destroy), share);
+	channels = spice_session_get_channels(session);
+	for (GList *l = channels; l; l = l->next)
+		on_channel_new(session, l->data, share);
+	g_list_free(channels);
+	return share;
+}
+
+/* ---- offers */
+
+static char *check_request(struct spicebd_share *share, const struct spicebd_share_medium *m)
+{
+	if (!share->nbdkit)
+		return g_strdup("nbdkit is not installed; install the package nbdkit");
+	if (share->offers->len >= FRAME_OFFERS_MAX)
+		return g_strdup_printf("%s: at most %d media can be shared at once", m->path,
+				       FRAME_OFFERS_MAX);
+	if (m->name && !frame_name_ok(m->name, strlen(m->name)))
+		return g_strdup_printf("%s: its name must be 1 to %d bytes of UTF-8 without "
+				       "'/' and control characters", m->path,
+				       FRAME_NAME_MAX);
+	if (m->name && name_taken(share, m->name))
+		return g_strdup_printf("%s: the name '%s' is taken by another medium",
+				       m->path, m->name);
+	return NULL;
+}
+
+uint32_t spicebd_share_offer(struct spicebd_share *share,
+			     const struct spicebd_share_medium *m, char **error)
+{
+	struct offer *o;
+
+	*error = check_request(share, m);
+	if (*error)
+		return 0;
+	o = offer_new(share, m, error);
+	if (!o)
+		return 0;
+	o->info.id = share->offers->len + 1;
+	if (o->source != OFFER_FILE) {
+		o->folder = folder_start(o, error);
+		if (!o->folder) {
+			offer_free(o);
+			return 0;
+		}
+	}
+	g_ptr_array_add(share->offers, o);
+	if (o->ready)
+		share_offer_ready(o);
+	return o->info.id;
+}
+
+void share_offer_ready(struct offer *o)
+{
+	o->ready = true;
+	share_event(o->share, SPICEBD_SHARE_READY, -1, o, NULL);
+	session_offer_all_ports(o, -1);
+}
+
+void share_offer_failed(struct offer *o, const char *text)
+{
+	for (GList *l = o->share->ports; l; l = l->next)
+		session_withdraw(l->data, o);
+	o->ready = false;
+	stream_fail_offer(o, FRAME_ERR_SERVER, "the NBD server ended");
+	share_event(o->share, SPICEBD_SHARE_FAILED, -1, o, text);
+}
+
+/*
+ * A file outlives its servers; a folder's image does not, and the next one is
+ * another medium, announced when it stands.
+ */
+void share_offer_died(struct offer *o)
+{
+	if (o->durable) {
+		offer_new_incarnation(o);
+		session_offer_all_ports(o, -1);
+		return;
+	}
+	offer_renew(o);
+	if (!o->ready)
+		return;
+	for (GList *l = o->share->ports; l; l = l->next)
+		session_withdraw(l->data, o);
+	o->ready = false;
+}
+
+/* ---- eject, stop */
+
+unsigned int spicebd_share_request_eject(struct spicebd_share *share)
+{
+	unsigned int n = 0;
+
+	for (GList *l = share->ports; l; l = l->next) {
+		struct port *p = l->data;
+
+		for (guint i = 0; i < share->offers->len && p->state == PORT_UP; i++) {
+			struct offer *o = g_ptr_array_index(share->offers, i);
+
+			if (!(o->inserted & 1ull << p->drive) &&
+			    !offer_streams(o, p->drive))
+				continue;
+			session_eject_request(p, o);
+			n++;
+		}
+	}
+	return n;
+}
+
+bool spicebd_share_in_use(struct spicebd_share *share)
+{
+	for (guint i = 0; i < share->offers->len; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		if (o->inserted || offer_streams(o, -1))
+			return true;
+	}
+	return false;
+}
+
+void spicebd_share_traffic(struct spicebd_share *share, uint64_t *read_bytes,
+			   uint64_t *write_bytes)
+{
+	*read_bytes = share->read_bytes;
+	*write_bytes = share->write_bytes;
+}
+
+/* A medium is free for other drives when the last server of its writer is gone. */
+static void release_writers(struct spicebd_share *share)
+{
+	for (guint i = 0; i < share->offers->len; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+		int drive = o->writer;
+
+		if (drive < 0 || server_count(share, drive, o))
+			continue;
+		o->writer = -1;
+		session_offer_all_ports(o, drive);
+	}
+}
+
+static bool all_sent(struct spicebd_share *share)
+{
+	for (GList *l = share->ports; l; l = l->next) {
+		struct port *p = l->data;
+
+		if (p->opened && (p->data_out || p->control_out))
+			return false;
+	}
+	return true;
+}
+
+void share_progress(struct spicebd_share *share)
+{
+	if (share->freed)
+		return;
+	release_writers(share);
+	for (GList *l = share->ports; l; l = l->next)
+		stream_unfence(l->data);
+	for (GList *l = share->ports; l; l = l->next)
+		session_progress(l->data);
+	if (!share->stopping || share->stopped || share->servers || !all_sent(share))
+		return;
+	share->stopped = true;
+	share_event(share, SPICEBD_SHARE_STOPPED, -1, NULL, NULL);
+}
+
+void spicebd_share_stop(struct spicebd_share *share)
+{
+	share->stopping = true;
+	for (GList *l = share->ports; l; l = l->next)
+		session_bye(l->data, FRAME_ERR_SHUTDOWN, "the share ends");
+	share_progress(share);
+}
+
+void spicebd_share_free(struct spicebd_share *share)
+{
+	share->freed = true;
+	g_signal_handler_disconnect(share->session, share->on_new);
+	g_signal_handler_disconnect(share->session, share->on_destroy);
+	while (share->ports)
+		port_detach(share->ports->data);
+	g_ptr_array_set_size(share->offers, 0);
+	g_clear_object(&share->session);
+	share_unhold(share);
+}

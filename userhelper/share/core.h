@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Inside of the share's core. Who calls whom: port.c (the Spice channel) calls
+ * session.c (frames), that calls stream.c (one NBD byte stream), that calls
+ * serve.c (the NBD server of a stream) and offer.c; upwards only by what this
+ * header names "upcall".
+ */
+#ifndef SPICEBD_SHARE_CORE_H
+#define SPICEBD_SHARE_CORE_H
+
+#include "share.h"
+
+#include "frame.h"
+
+#define SHARE_PORT_PREFIX	"org.spice-space.spicebd."
+#define SHARE_DRIVES_MAX	64		/* port numbers below this are served */
+#define SHARE_WINDOW		(2u << 20)	/* link-to-share bytes of a stream, at most */
+#define SHARE_BUFFERS		16		/* data frames of a port handed to Spice at once */
+#define SHARE_CONTROL_MAX	512		/* other frames, likewise */
+
+struct offer;
+struct port;
+struct stream;
+struct server;
+struct folder;
+
+struct spicebd_share {
+	SpiceSession *session;
+	gulong on_new, on_destroy;
+	spicebd_share_fn fn;
+	void *user;
+	GPtrArray *offers;
+	GList *ports;
+	GList *servers;		/* ended ones stay until they are reaped */
+	char *nbdkit;		/* program, absolute */
+	char *dir;		/* sockets of folder servers, 0700; or NULL */
+	uint8_t instance[FRAME_UUID_LEN];
+	uint8_t boot_id[FRAME_UUID_LEN];
+	uint64_t read_bytes, write_bytes;
+	unsigned int hold;	/* references by what outlives spicebd_share_free() */
+	bool stopping, stopped, freed;
+};
+
+void share_event(struct spicebd_share *share, enum spicebd_share_event_type type,
+		 int drive, struct offer *o, const char *text);
+void share_unhold(struct spicebd_share *share);
+/* upcall: a server was reaped or a buffer came back; what waited may go on */
+void share_progress(struct spicebd_share *share);
+
+/* ---- offer.c */
+
+enum offer_source { OFFER_FILE, OFFER_ISO, OFFER_FAT };
+
+struct offer {
+	struct spicebd_share *share;
+	struct spicebd_share_info info;	/* owns name and path */
+	enum offer_source source;
+	int fd;			/* the inode itself: a path may come to name another */
+	bool regular;
+	bool read_only;
+	bool durable;
+	bool ready;
+	uint16_t kind;
+	int64_t mtime_s, mtime_ns;
+	uint8_t medium_id[FRAME_UUID_LEN];
+	uint8_t incarnation[FRAME_UUID_LEN];
+	int writer;		/* drive that has it open for writing, or -1 */
+	uint64_t inserted;	/* bit n: drive n has the medium */
+	struct folder *folder;
+};
+
+struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_medium *m,
+			char **error);
+void offer_free(struct offer *o);
+struct offer *offer_find(struct spicebd_share *share, uint32_t id);
+void offer_to_frame(const struct offer *o, unsigned int drive, struct frame_offer *f);
+/* new identity: what is there now is not what was offered */
+void offer_renew(struct offer *o);
+/* the same store behind another server */
+void offer_new_incarnation(struct offer *o);
+/* whether the file is what was offered but for our own writes */
+bool offer_unchanged(struct offer *o);
+unsigned int offer_streams(struct offer *o, int drive);
+
+/* ---- sniff.c, name.c */
+
+uint16_t sniff_kind(int fd, uint64_t size);
+char *name_make(struct spicebd_share *share, const char *path);
+bool name_taken(struct spicebd_share *share, const char *name);
+void name_label(const char *name, char *label, size_t size);
+
+/* ---- proc.c: a child process */
+
+struct proc;
+typedef void (*proc_fn)(void *data, int status);
+
+/**
+ * proc_start() - start a program in a session of its own
+ * @argv: argv[0] is its absolute path
+ * @io: becomes descriptors 0 and 1; -1: /dev/null
+ * @fd3: becomes descriptor 3, or -1
+ * @listening: @fd3 is a listening socket, announced by LISTEN_FDS
+ * @label: before its lines in the log
+ * @fn: called once when it was reaped, also after proc_kill()
+ *
+ * The child dies with this process, whatever happens to it.
+ */
+struct proc *proc_start(char *const argv[], int io, int fd3, bool listening,
+			const char *label, proc_fn fn, void *data);
+void proc_kill(struct proc *p);
+pid_t proc_pid(const struct proc *p);
+const char *proc_last_line(const struct proc *p);
+
+/* ---- serve.c: the NBD server's end of one stream */
+
+struct server *server_start(struct offer *o, struct stream *s, unsigned int drive,
+			    int *fd, char **error);
+/**
+ * server_end() - the stream needs it no more
+ * @kill: at once; else it has a moment to end by itself
+ *
+ * stream_server_ended() follows, possibly from within, unless server_detach().
+ */
+void server_end(struct server *srv, bool kill);
+void server_detach(struct server *srv);
+/* servers that are not proven gone: of a drive, of all (-1); of an offer or any */
+unsigned int server_count(struct spicebd_share *share, int drive, const struct offer *o);
+/* whether one of an offer was told to end and is not proven gone */
+bool server_ending(const struct offer *o);
+/* upcall */
+void stream_server_ended(struct stream *s, int status);
+
+/* ---- folder.c: one nbdkit for the whole life of a folder's offer */
+
+struct folder *folder_start(struct offer *o, char **error);
+int folder_connect(struct folder *f);
+void folder_stop(struct folder *f);
+/* upcalls */
+void share_offer_ready(struct offer *o);
+void share_offer_failed(struct offer *o, const char *text);
+void share_offer_died(struct offer *o);
+
+/* ---- port.c: a Spice port channel */
+
+enum port_state {
+	PORT_DOWN,		/* not opened */
+	PORT_WAIT_HELLO,
+	PORT_FENCING,		/* hello is here, servers of older epochs still end */
+	PORT_UP,
+	PORT_CLOSED,		/* said or heard BYE; only a hello gets it out */
+	PORT_SHUT,		/* broke the rules too often; only a new port gets it out */
+};
+
+struct txbuf {
+	struct port *port;
+	struct txbuf *next;
+	size_t len;
+	bool pooled;
+	uint8_t data[];
+};
+
+struct port {
+	struct spicebd_share *share;
+	SpicePortChannel *channel;
+	gulong handlers[3];
+	unsigned int drive;
+	unsigned int refs;
+	bool known;		/* the name is ours */
+	bool opened;
+	bool gone;		/* the channel is; only buffers still refer to this */
+
+	enum port_state state;
+	struct frame_rx rx;
+	struct frame_tx tx;
+	struct frame_hello peer;
+	GList *streams;
+	struct txbuf *pool;
+	unsigned int pool_made, data_out, control_out;
+	guint hello_timer, ping_timer;
+	unsigned int hello_tries, faults;
+	long long fault_since, last_rx;
+};
+
+void port_attach(struct spicebd_share *share, SpiceChannel *channel);
+void port_detach(struct port *p);
+void port_unref(struct port *p);
+struct txbuf *port_get_buffer(struct port *p);
+void port_put_buffer(struct txbuf *b);
+/* hands over the buffer; it comes back by itself */
+void port_send_buffer(struct port *p, struct txbuf *b, size_t len);
+bool port_send_small(struct port *p, const uint8_t *frame, size_t len);
+/* upcalls, in session.c */
+void session_opened(struct port *p);
+void session_closed(struct port *p, const char *why);
+void session_input(struct port *p, const uint8_t *data, size_t len);
+void session_progress(struct port *p);
+
+/* ---- session.c: the frame layer of a port */
+
+void session_offer(struct port *p, struct offer *o);
+void session_offer_all_ports(struct offer *o, int but_drive);
+void session_withdraw(struct port *p, struct offer *o);
+void session_eject_request(struct port *p, struct offer *o);
+void session_bye(struct port *p, uint32_t code, const char *text);
+void session_fault(struct port *p, uint32_t code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+bool session_send_code(struct port *p, uint16_t type, uint32_t stream, uint32_t code,
+		       const char *text);
+bool session_send_u32(struct port *p, uint16_t type, uint32_t stream, uint32_t v);
+
+/* ---- stream.c */
+
+void stream_open(struct port *p, uint32_t id, struct offer *o, uint32_t credit);
+/* the link's credit, or data, beyond what it may: false */
+struct stream *stream_find(struct port *p, uint32_t id);
+bool stream_data(struct stream *s, const uint8_t *data, size_t len);
+bool stream_credit(struct stream *s, uint32_t bytes);
+bool stream_closed_by_peer(struct stream *s);
+/* ends it and tells the peer */
+void stream_fail(struct stream *s, uint32_t code, const char *text);
+/* forgets it: the session is over */
+void stream_abort(struct stream *s);
+/* servers were reaped: streams that waited for that begin */
+void stream_unfence(struct port *p);
+/* a buffer is free: the one that has waited longest gets it */
+void stream_next_starved(struct port *p);
+/* ends all streams of an offer, on all ports */
+void stream_fail_offer(struct offer *o, uint32_t code, const char *text);
+
+#endif /* SPICEBD_SHARE_CORE_H */

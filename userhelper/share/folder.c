@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A folder as a medium: one nbdkit with the iso or floppy plugin for the whole
+ * life of the offer, since another one would make other bytes of it.
+ *
+ * The listening socket is ours and handed over, so a connection may be made
+ * before the image stands: it is accepted as soon as it does. The first one
+ * asks for the size.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <glib-unix.h>
+#include <libnbd.h>
+
+#include "core.h"
+#include "log.h"
+#include "sock.h"
+
+#define RESTARTS_MAX	5
+#define RESTARTS_MS	60000
+
+struct folder {
+	struct offer *offer;	/* NULL: stopped, waits to be reaped */
+	struct spicebd_share *share;
+	char *path;		/* of the socket */
+	int listener;
+	struct proc *proc;
+	struct nbd_handle *nbd;	/* asks for the size */
+	guint nbd_source;
+	unsigned int restarts;
+	long long restarts_since;
+};
+
+static bool spawn(struct folder *f);
+
+static void end_probe(struct folder *f)
+{
+	if (f->nbd_source)
+		g_source_remove(f->nbd_source);
+	f->nbd_source = 0;
+	if (f->nbd)
+		nbd_close(f->nbd);
+	f->nbd = NULL;
+}
+
+static void folder_free(struct folder *f)
+{
+	struct spicebd_share *share = f->share;
+
+	end_probe(f);
+	if (f->listener >= 0)
+		close(f->listener);
+	if (f->path)
+		unlink(f->path);
+	g_free(f->path);
+	g_free(f);
+	share_progress(share);
+	share_unhold(share);
+}
+
+static void fail(struct folder *f, const char *text)
+{
+	end_probe(f);
+	share_offer_failed(f->offer, text);
+}
+
+/* ---- size */
+
+static bool watch_probe(struct folder *f);
+
+static void probed(struct folder *f)
+{
+	int64_t size = nbd_get_size(f->nbd);
+
+	if (size <= 0) {
+		fail(f, "its image is empty");
+		return;
+	}
+	f->offer->info.size = size;
+	end_probe(f);
+	share_offer_ready(f->offer);
+}
+
+static gboolean on_probe(gint fd, GIOCondition cond, gpointer data)
+{
+	struct folder *f = data;
+	int r = 0;
+
+	f->nbd_source = 0;
+	if (cond & (G_IO_IN | G_IO_HUP | G_IO_ERR))
+		r = nbd_aio_notify_read(f->nbd);
+	else if (cond & G_IO_OUT)
+		r = nbd_aio_notify_write(f->nbd);
+	if (r >= 0 && nbd_aio_is_ready(f->nbd))
+		probed(f);
+	else if (r < 0 || nbd_aio_is_dead(f->nbd) || nbd_aio_is_closed(f->nbd))
+		end_probe(f);	/* the server's end tells why */
+	else if (!watch_probe(f))
+		fail(f, "its image cannot be opened");
+	return G_SOURCE_REMOVE;
+}
+
+static bool watch_probe(struct folder *f)
+{
+	unsigned int dir = nbd_aio_get_direction(f->nbd);
+	GIOCondition cond = 0;
+	int fd = nbd_aio_get_fd(f->nbd);
+
+	if (fd < 0)
+		return false;
+	if (dir & LIBNBD_AIO_DIRECTION_READ)
+		cond |= G_IO_IN;
+	if (dir & LIBNBD_AIO_DIRECTION_WRITE)
+		cond |= G_IO_OUT;
+	f->nbd_source = g_unix_fd_add(fd, cond, on_probe, f);
+	return true;
+}
+
+static bool probe(struct folder *f)
+{
+	int fd = sock_connect(f->path, SOCK_STREAM | SOCK_NONBLOCK);
+
+	if (fd < 0)
+		return false;
+	f->nbd = nbd_create();
+	if (!f->nbd) {
+		close(fd);
+		return false;
+	}
+	return nbd_aio_connect_socket(f->nbd, fd) >= 0 && watch_probe(f);
+}
+
+/* ---- life */
+
+static bool may_restart(struct folder *f)
+{
+	long long now = now_ms();
+
+	if (now - f->restarts_since > RESTARTS_MS) {
+		f->restarts_since = now;
+		f->restarts = 0;
+	}
+	return f->restarts++ < RESTARTS_MAX;
+}
+
+static void on_proc_end(void *data, int status)
+{
+	struct folder *f = data;
+	g_autofree char *text = NULL;
+
+	text = g_strdup_printf("nbdkit cannot serve it: %s",
+			       *proc_last_line(f->proc) ? proc_last_line(f->proc) :
+			       "it ended with no message");
+	f->proc = NULL;
+	end_probe(f);
+	if (!f->offer) {
+		folder_free(f);
+		return;
+	}
+	if (!f->offer->ready && !f->restarts) {
+		fail(f, text);
+		return;
+	}
+	log_warn("%s: nbdkit ended (status %d); starting another: the drive gets a new medium",
+		 f->offer->info.name, status);
+	share_offer_died(f->offer);
+	if (!may_restart(f) || !spawn(f))
+		fail(f, text);
+}
+
+/* The plugin puts params through a shell: they are constants and a clean label. */
+static bool spawn(struct folder *f)
+{
+	struct offer *o = f->offer;
+	bool iso = o->source == OFFER_ISO;
+	g_autofree char *dir = g_strdup_printf("dir=%s", o->info.path);
+	g_autofree char *extra = NULL;
+	char label[17];
+	char *argv[12];
+	int n = 0;
+
+	name_label(o->info.name, label, iso ? sizeof(label) : 12);
+	extra = iso ? g_strdup_printf("params=-quiet -J -r -V \"%s\"", label) :
+		      g_strdup_printf("label=%s", label);
+	argv[n++] = o->share->nbdkit;
+	argv[n++] = "--foreground";
+	argv[n++] = "--readonly";
+	argv[n++] = "--log=stderr";
+	argv[n++] = iso ? "iso" : "floppy";
+	argv[n++] = dir;
+	argv[n++] = extra;
+	argv[n] = NULL;
+	f->proc = proc_start(argv, -1, f->listener, true, o->info.name, on_proc_end, f);
+	if (!f->proc)
+		return false;
+	if (probe(f))
+		return true;
+	proc_kill(f->proc);	/* its end is reported by on_proc_end() */
+	return true;
+}
+
+static char *make_dir(struct spicebd_share *share)
+{
+	const char *base = g_get_user_runtime_dir();
+
+	if (share->dir)
+		return NULL;
+	if (!base || !g_file_test(base, G_FILE_TEST_IS_DIR) || strlen(base) > 60)
+		base = "/tmp";
+	share->dir = g_build_filename(base, "spicebd-share-XXXXXX", NULL);
+	if (g_mkdtemp_full(share->dir, 0700))
+		return NULL;
+	g_clear_pointer(&share->dir, g_free);
+	return g_strdup_printf("%s: no directory for a socket can be made there: %s", base,
+			       g_strerror(errno));
+}
+
+struct folder *folder_start(struct offer *o, char **error)
+{
+	struct folder *f;
+
+	*error = make_dir(o->share);
+	if (*error)
+		return NULL;
+	f = g_new0(struct folder, 1);
+	f->offer = o;
+	f->share = o->share;
+	f->share->hold++;
+	f->path = g_strdup_printf("%s/%u.sock", o->share->dir, o->info.id);
+	f->listener = sock_listen(f->path, SOCK_STREAM, 0600);
+	if (f->listener < 0 || !spawn(f)) {
+		*error = g_strdup_printf("%s: nbdkit cannot be started: %s", o->info.path,
+					 g_strerror(f->listener < 0 ? -f->listener : errno));
+		folder_free(f);
+		return NULL;
+	}
+	return f;
+}
+
+int folder_connect(struct folder *f)
+{
+	if (!f->proc)
+		return -ECONNREFUSED;
+	return sock_connect(f->path, SOCK_STREAM | SOCK_NONBLOCK);
+}
+
+void folder_stop(struct folder *f)
+{
+	f->offer->folder = NULL;
+	f->offer = NULL;
+	end_probe(f);
+	if (f->proc)
+		proc_kill(f->proc);
+	else
+		folder_free(f);
+}

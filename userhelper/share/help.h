@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SPICEBD_SHARE_HELP_H
+#define SPICEBD_SHARE_HELP_H
+
+extern const char help_text[];
+
+#endif /* SPICEBD_SHARE_HELP_H */

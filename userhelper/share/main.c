@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* spicebd-share: options, signals, and what ends the program. */
+#include <errno.h>
+#include <getopt.h>
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <glib-unix.h>
+
+#include "connect.h"
+#include "frame.h"
+#include "help.h"
+#include "log.h"
+#include "share.h"
+#include "ui.h"
+
+#define EJECT_WAIT_MS	5000
+#define STOP_WAIT_MS	2000
+#define TRAFFIC_MS	1000
+#define PASSWORD_MAX	60	/* Spice's limit */
+
+enum { EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NO_CONNECTION, EXIT_AUTH };
+
+struct options {
+	struct connect_options connect;
+	const char *password_file;
+	bool read_only, read_write, cdrom, disk, json, exit_on_eject, debug;
+	const char *names[FRAME_OFFERS_MAX];
+	int n_names;
+	char **paths;
+	int n_paths;
+};
+
+struct program {
+	struct options opt;
+	GMainLoop *loop;
+	struct connection *conn;
+	struct spicebd_share *share;
+	int preparing;		/* media that are not ready yet */
+	uint64_t ever, now;	/* offers (bit id - 1) that were, that are in a drive */
+	bool leaving, stopping;
+	guint leave_timer;
+	int status;
+};
+
+/* ---- the end */
+
+static void quit(struct program *g, int status)
+{
+	if (g->status < 0)
+		g->status = status;
+	g_main_loop_quit(g->loop);
+}
+
+static gboolean on_stop_timeout(gpointer data)
+{
+	struct program *g = data;
+
+	g->leave_timer = 0;
+	quit(g, EXIT_DONE);
+	return G_SOURCE_REMOVE;
+}
+
+static void stop(struct program *g)
+{
+	if (g->stopping)
+		return;
+	g->stopping = true;
+	if (g->leave_timer)
+		g_source_remove(g->leave_timer);
+	g->leave_timer = g_timeout_add(STOP_WAIT_MS, on_stop_timeout, g);
+	spicebd_share_stop(g->share);
+}
+
+static gboolean on_eject_timeout(gpointer data)
+{
+	struct program *g = data;
+
+	g->leave_timer = 0;
+	ui_event("not-ejected", "the media were not given back in time; leaving all the same: "
+		 "their users at the other end will see errors");
+	stop(g);
+	return G_SOURCE_REMOVE;
+}
+
+static gboolean on_signal(gpointer data)
+{
+	struct program *g = data;
+
+	if (g->leaving || !g->share || !spicebd_share_in_use(g->share) ||
+	    !spicebd_share_request_eject(g->share)) {
+		stop(g);
+		return G_SOURCE_CONTINUE;
+	}
+	g->leaving = true;
+	ui_event("leaving", "asked for the media back; once more to leave at once");
+	g->leave_timer = g_timeout_add(EJECT_WAIT_MS, on_eject_timeout, g);
+	return G_SOURCE_CONTINUE;
+}
+
+static gboolean stop_when_free(gpointer data)
+{
+	struct program *g = data;
+
+	if (g->leaving && !spicebd_share_in_use(g->share))
+		stop(g);
+	return G_SOURCE_REMOVE;
+}
+
+/* ---- what happens */
+
+static void on_inserted(struct program *g, const struct spicebd_share_event *ev)
+{
+	g->ever |= 1ull << (ev->medium->id - 1);
+	g->now |= 1ull << (ev->medium->id - 1);
+}
+
+static void on_ejected(struct program *g, const struct spicebd_share_event *ev)
+{
+	uint64_t all = g->opt.n_paths == 64 ? UINT64_MAX : (1ull << g->opt.n_paths) - 1;
+
+	g->now &= ~(1ull << (ev->medium->id - 1));
+	if (g->opt.exit_on_eject && g->ever == all && !g->now)
+		stop(g);
+}
+
+static void on_share(void *user, const struct spicebd_share_event *ev)
+{
+	struct program *g = user;
+
+	switch (ev->type) {
+	case SPICEBD_SHARE_STOPPED:
+		quit(g, EXIT_DONE);
+		return;
+	case SPICEBD_SHARE_READY:
+		if (g->preparing && !--g->preparing && g->conn && g->share)
+			connection_start(g->conn);
+		break;
+	case SPICEBD_SHARE_FAILED:
+		if (!g->preparing)
+			break;
+		log_err("%s: %s", ev->medium->path, ev->text);
+		quit(g, EXIT_FAILED);
+		return;
+	case SPICEBD_SHARE_PORT_UP:
+		connection_set_secret(g->conn, ev->secret);
+		break;
+	case SPICEBD_SHARE_PORT_LOST:
+		connection_restart(g->conn, ev->text);
+		break;
+	case SPICEBD_SHARE_INSERTED:
+		on_inserted(g, ev);
+		break;
+	case SPICEBD_SHARE_EJECTED:
+		on_ejected(g, ev);
+		break;
+	default:
+		break;
+	}
+	ui_share_event(ev);
+	/* The event is told before its state is settled everywhere: look later. */
+	if (g->leaving)
+		g_idle_add(stop_when_free, g);
+}
+
+static void on_connect(void *user, enum connect_event ev, const char *text)
+{
+	struct program *g = user;
+	g_autofree char *line = NULL;
+
+	switch (ev) {
+	case CONNECT_UP:
+		line = g_strdup_printf("connected to %s", g->opt.connect.uri);
+		ui_event("connected", line);
+		break;
+	case CONNECT_RETRY:
+		line = g_strdup_printf("%s; trying again", text);
+		ui_event("reconnecting", line);
+		break;
+	case CONNECT_LOST:
+		log_err("%s: %s", g->opt.connect.uri, text);
+		quit(g, EXIT_FAILED);
+		break;
+	case CONNECT_FAILED:
+		log_err("%s: %s", g->opt.connect.uri, text);
+		quit(g, EXIT_NO_CONNECTION);
+		break;
+	case CONNECT_REFUSED:
+		log_err("%s: %s", g->opt.connect.uri, text);
+		quit(g, EXIT_AUTH);
+		break;
+	}
+}
+
+static gboolean on_traffic(gpointer data)
+{
+	struct program *g = data;
+	uint64_t r, w;
+
+	spicebd_share_traffic(g->share, &r, &w);
+	ui_traffic(r, w);
+	return G_SOURCE_CONTINUE;
+}
+
+/* ---- start */
+
+/* The first line, without its end. Wiped by nobody: the session keeps a copy. */
+static char *read_password(const char *file)
+{
+	g_autoptr(GError) err = NULL;
+	char line[PASSWORD_MAX + 3];
+	FILE *f = fopen(file, "re");
+
+	if (!f) {
+		log_err("%s: cannot be read: %s (--password-file)", file, strerror(errno));
+		return NULL;
+	}
+	if (!fgets(line, sizeof(line), f))
+		line[0] = '\0';
+	fclose(f);
+	line[strcspn(line, "\r\n")] = '\0';
+	if (*line && strlen(line) <= PASSWORD_MAX)
+		return g_strdup(line);
+	log_err("%s: its first line must be the password, 1 to %d bytes", file, PASSWORD_MAX);
+	return NULL;
+}
+
+static bool offer_all(struct program *g)
+{
+	for (int i = 0; i < g->opt.n_paths; i++) {
+		struct spicebd_share_medium m = {
+			.path = g->opt.paths[i],
+			.name = i < g->opt.n_names ? g->opt.names[i] : NULL,
+			.as = g->opt.cdrom ? SPICEBD_SHARE_CDROM :
+			      g->opt.disk ? SPICEBD_SHARE_DISK : SPICEBD_SHARE_AUTO,
+			.read_write = g->opt.read_write,
+		};
+		g_autofree char *error = NULL;
+
+		if (spicebd_share_offer(g->share, &m, &error))
+			continue;
+		log_err("%s", error);
+		return false;
+	}
+	return true;
+}
+
+static bool start(struct program *g)
+{
+	g_autofree char *error = NULL, *password = NULL;
+
+	if (g->opt.password_file) {
+		password = read_password(g->opt.password_file);
+		if (!password)
+			return false;
+		g->opt.connect.password = password;
+	}
+	g->conn = connection_new(&g->opt.connect, on_connect, g, &error);
+	g->opt.connect.password = NULL;
+	if (!g->conn) {
+		log_err("%s", error);
+		g->status = EXIT_USAGE;
+		return false;
+	}
+	g->share = spicebd_share_new(connection_session(g->conn), on_share, g);
+	/* One more, so that the last file's READY does not connect from within. */
+	g->preparing = g->opt.n_paths + 1;
+	if (!offer_all(g))
+		return false;
+	if (!--g->preparing)
+		connection_start(g->conn);
+	else
+		ui_event("preparing", "preparing folders");
+	return true;
+}
+
+static int run(struct program *g)
+{
+	GMainContext *context = g_main_context_default();
+
+	g->loop = g_main_loop_new(NULL, FALSE);
+	g->status = -1;
+	g_unix_signal_add(SIGINT, on_signal, g);
+	g_unix_signal_add(SIGTERM, on_signal, g);
+	g_unix_signal_add(SIGHUP, on_signal, g);
+	signal(SIGPIPE, SIG_IGN);
+	if (start(g)) {
+		g_timeout_add(TRAFFIC_MS, on_traffic, g);
+		g_main_loop_run(g->loop);
+	} else if (g->status < 0) {
+		g->status = EXIT_FAILED;
+	}
+	ui_end();
+	/* Also after a failure: whatever servers there are die with us. */
+	if (g->share)
+		spicebd_share_free(g->share);
+	if (g->conn)
+		connection_free(g->conn);
+	for (int i = 0; i < 100 && g_main_context_iteration(context, FALSE); i++)
+		;
+	g_main_loop_unref(g->loop);
+	return g->status;
+}
+
+/* ---- options */
+
+static void __attribute__((noreturn, format(printf, 1, 2))) usage(const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("spicebd-share: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputs(" (see spicebd-share --help)\n", stderr);
+	exit(EXIT_USAGE);
+}
+
+enum {
+	O_URI = 256, O_PASSWORD, O_CA, O_RO, O_RW, O_CDROM, O_DISK, O_NAME, O_JSON, O_WAIT,
+	O_NO_RECONNECT, O_EXIT, O_DEBUG, O_HELP, O_VERSION,
+};
+
+static const struct option long_options[] = {
+	{ "uri", required_argument, NULL, O_URI },
+	{ "password-file", required_argument, NULL, O_PASSWORD },
+	{ "ca-file", required_argument, NULL, O_CA },
+	{ "read-only", no_argument, NULL, O_RO },
+	{ "read-write", no_argument, NULL, O_RW },
+	{ "cdrom", no_argument, NULL, O_CDROM },
+	{ "disk", no_argument, NULL, O_DISK },
+	{ "name", required_argument, NULL, O_NAME },
+	{ "json", no_argument, NULL, O_JSON },
+	{ "wait", no_argument, NULL, O_WAIT },
+	{ "no-reconnect", no_argument, NULL, O_NO_RECONNECT },
+	{ "exit-on-eject", no_argument, NULL, O_EXIT },
+	{ "debug", no_argument, NULL, O_DEBUG },
+	{ "help", no_argument, NULL, O_HELP },
+	{ "version", no_argument, NULL, O_VERSION },
+	{ }
+};
+
+static void take_option(struct options *o, int c)
+{
+	switch (c) {
+	case O_URI:
+		o->connect.uri = optarg;
+		break;
+	case O_PASSWORD:
+		o->password_file = optarg;
+		break;
+	case O_CA:
+		o->connect.ca_file = optarg;
+		break;
+	case O_RO:
+		o->read_only = true;
+		break;
+	case O_RW:
+		o->read_write = true;
+		break;
+	case O_CDROM:
+		o->cdrom = true;
+		break;
+	case O_DISK:
+		o->disk = true;
+		break;
+	case O_NAME:
+		if (o->n_names == FRAME_OFFERS_MAX)
+			usage("too many --name");
+		o->names[o->n_names++] = optarg;
+		break;
+	case O_JSON:
+		o->json = true;
+		break;
+	case O_WAIT:
+		o->connect.wait = true;
+		break;
+	case O_NO_RECONNECT:
+		o->connect.reconnect = false;
+		break;
+	case O_EXIT:
+		o->exit_on_eject = true;
+		break;
+	case O_DEBUG:
+		o->debug = true;
+		break;
+	case O_HELP:
+		fputs(help_text, stdout);
+		exit(EXIT_DONE);
+	case O_VERSION:
+		puts("spicebd-share " SPICEBD_VERSION);
+		exit(EXIT_DONE);
+	default:
+		exit(EXIT_USAGE);
+	}
+}
+
+static void check_options(const struct options *o)
+{
+	if (!o->connect.uri)
+		usage("--uri is missing: where is the drive?");
+	if (!o->n_paths)
+		usage("no file or folder to share was given");
+	if (o->n_paths > FRAME_OFFERS_MAX)
+		usage("at most %d files or folders can be shared at once", FRAME_OFFERS_MAX);
+	if (o->n_names > o->n_paths)
+		usage("there are more --name than files and folders");
+	if (o->read_only && o->read_write)
+		usage("--read-only and --read-write exclude each other");
+	if (o->cdrom && o->disk)
+		usage("--cdrom and --disk exclude each other");
+	if (o->cdrom && o->read_write)
+		usage("a CD cannot be written: --cdrom and --read-write exclude each other");
+	for (int i = 0; i < o->n_names; i++)
+		if (!frame_name_ok(o->names[i], strlen(o->names[i])))
+			usage("--name: a name is 1 to %d bytes of UTF-8 without '/' and "
+			      "control characters", FRAME_NAME_MAX);
+}
+
+int main(int argc, char **argv)
+{
+	struct program g = { .opt.connect.reconnect = true };
+	int c;
+
+	setlocale(LC_CTYPE, "");
+	while ((c = getopt_long(argc, argv, "h", long_options, NULL)) != -1)
+		take_option(&g.opt, c == 'h' ? O_HELP : c);
+	g.opt.paths = argv + optind;
+	g.opt.n_paths = argc - optind;
+	check_options(&g.opt);
+	log_init("spicebd-share", g.opt.debug);
+	connection_quiet_logs();
+	ui_init(g.opt.json);
+	return run(&g);
+}

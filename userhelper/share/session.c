@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The share's end of the frame layer. The link speaks first: its HELLO carries
+ * the epoch. The answer waits until every server of an older epoch of this port
+ * has been reaped; that is the fence of the whole project.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core.h"
+#include "log.h"
+#include "sock.h"
+
+#define HELLO_WAIT_MS	2000
+#define HELLO_TRIES	6	/* 2, 4, 8, 16, 32, 64 s; then only the link can begin */
+#define HELLO_TELL	2	/* tries after which the user hears of it */
+#define PING_INTERVAL	2000
+#define PING_TIMEOUT	10000
+#define FAULTS_MAX	5	/* in FAULTS_MS; then the port is left alone */
+#define FAULTS_MS	60000
+#define STREAM_STUBS	32	/* refused streams whose CLOSE is awaited */
+
+static void expect_hello(struct port *p);
+
+/* ---- sending */
+
+bool session_send_code(struct port *p, uint16_t type, uint32_t stream, uint32_t code,
+		       const char *text)
+{
+	uint8_t b[FRAME_SMALL_MAX];
+
+	return port_send_small(p, b, frame_pack_code(&p->tx, b, type, stream, code, text));
+}
+
+bool session_send_u32(struct port *p, uint16_t type, uint32_t stream, uint32_t v)
+{
+	uint8_t b[FRAME_SMALL_MAX];
+
+	return port_send_small(p, b, frame_pack_u32s(&p->tx, b, type, stream, &v, 1));
+}
+
+static bool send_empty(struct port *p, uint16_t type)
+{
+	uint8_t b[FRAME_SMALL_MAX];
+
+	return port_send_small(p, b, frame_pack_empty(&p->tx, b, type));
+}
+
+static bool send_u64(struct port *p, uint16_t type, uint64_t v)
+{
+	uint8_t b[FRAME_SMALL_MAX];
+
+	return port_send_small(p, b, frame_pack_u64(&p->tx, b, type, v));
+}
+
+void session_offer(struct port *p, struct offer *o)
+{
+	uint8_t b[FRAME_SMALL_MAX];
+	struct frame_offer f;
+
+	if (p->state != PORT_UP)
+		return;
+	offer_to_frame(o, p->drive, &f);
+	port_send_small(p, b, frame_pack_offer(&p->tx, b, &f));
+}
+
+void session_offer_all_ports(struct offer *o, int but_drive)
+{
+	if (!o->ready)
+		return;
+	for (GList *l = o->share->ports; l; l = l->next) {
+		struct port *p = l->data;
+
+		if (p->drive != but_drive)
+			session_offer(p, o);
+	}
+}
+
+void session_withdraw(struct port *p, struct offer *o)
+{
+	if (p->state == PORT_UP)
+		session_send_u32(p, FRAME_WITHDRAW, 0, o->info.id);
+}
+
+void session_eject_request(struct port *p, struct offer *o)
+{
+	const uint32_t v[2] = { o->info.id, 0 };
+	uint8_t b[FRAME_SMALL_MAX];
+
+	port_send_small(p, b, frame_pack_u32s(&p->tx, b, FRAME_EJECT_REQUEST, 0, v, 2));
+}
+
+/* ---- beginning and end */
+
+static void stop_timer(guint *t)
+{
+	if (*t)
+		g_source_remove(*t);
+	*t = 0;
+}
+
+/* Ends what the session had. Its servers are killed, and counted until reaped. */
+static void reset(struct port *p, enum port_state next, const char *why)
+{
+	bool was_up = p->state == PORT_UP;
+
+	stop_timer(&p->hello_timer);
+	stop_timer(&p->ping_timer);
+	p->state = next;
+	while (p->streams)
+		stream_abort(p->streams->data);
+	if (was_up)
+		share_event(p->share, SPICEBD_SHARE_PORT_DOWN, p->drive, NULL, why);
+}
+
+void session_bye(struct port *p, uint32_t code, const char *text)
+{
+	bool up = p->state == PORT_UP;
+
+	reset(p, PORT_CLOSED, text);
+	if (up)
+		session_send_code(p, FRAME_BYE, 0, code, text);
+}
+
+void session_fault(struct port *p, uint32_t code, const char *fmt, ...)
+{
+	long long now = now_ms();
+	char text[200];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (now - p->fault_since > FAULTS_MS) {
+		p->fault_since = now;
+		p->faults = 0;
+	}
+	log_warn("drive %u: %s: %s; the session is closed", p->drive, frame_code_str(code),
+		 text);
+	session_bye(p, code, text);
+	if (++p->faults < FAULTS_MAX) {
+		p->hello_tries = 0;
+		expect_hello(p);
+		return;
+	}
+	log_warn("drive %u: too many errors; its port is left alone from now on", p->drive);
+	p->state = PORT_SHUT;
+}
+
+static gboolean on_hello_timer(gpointer data)
+{
+	struct port *p = data;
+
+	p->hello_timer = 0;
+	send_empty(p, FRAME_RESYNC);
+	if (p->hello_tries == HELLO_TELL)
+		share_event(p->share, SPICEBD_SHARE_PORT_SILENT, p->drive, NULL,
+			    "nobody answers there; is spicebd running at the other end?");
+	if (p->hello_tries < HELLO_TRIES)
+		expect_hello(p);
+	return G_SOURCE_REMOVE;
+}
+
+static void expect_hello(struct port *p)
+{
+	stop_timer(&p->hello_timer);
+	p->hello_timer = g_timeout_add(HELLO_WAIT_MS << p->hello_tries, on_hello_timer, p);
+	p->hello_tries++;
+}
+
+void session_opened(struct port *p)
+{
+	if (p->state == PORT_SHUT && now_ms() - p->fault_since < FAULTS_MS)
+		return;
+	reset(p, PORT_WAIT_HELLO, "the port was opened anew");
+	frame_rx_init(&p->rx, 0);
+	p->hello_tries = 0;
+	if (!p->share->stopping)
+		expect_hello(p);
+}
+
+void session_closed(struct port *p, const char *why)
+{
+	if (p->state != PORT_SHUT)
+		reset(p, PORT_DOWN, why);
+}
+
+/* ---- liveness */
+
+static gboolean on_ping_timer(gpointer data)
+{
+	struct port *p = data;
+
+	if (now_ms() - p->last_rx < PING_TIMEOUT) {
+		if (p->control_out < SHARE_CONTROL_MAX / 2)
+			send_u64(p, FRAME_PING, now_ms());
+		return G_SOURCE_CONTINUE;
+	}
+	p->ping_timer = 0;
+	reset(p, PORT_WAIT_HELLO, "nothing was heard of the other end");
+	p->hello_tries = 0;
+	expect_hello(p);
+	share_event(p->share, SPICEBD_SHARE_PORT_LOST, p->drive, NULL,
+		    "nothing was heard of the other end for 10 s");
+	return G_SOURCE_REMOVE;
+}
+
+/* ---- hello */
+
+static void send_hello(struct port *p)
+{
+	struct frame_hello h = {
+		.version = FRAME_VERSION,
+		.role = FRAME_ROLE_SHARE,
+		.epoch = p->peer.epoch,
+		.frame_max = FRAME_MAX,
+		.ping_interval = PING_INTERVAL,
+		.ping_timeout = PING_TIMEOUT,
+	};
+	uint8_t b[FRAME_SMALL_MAX];
+
+	memcpy(h.boot_id, p->share->boot_id, sizeof(h.boot_id));
+	memcpy(h.instance, p->share->instance, sizeof(h.instance));
+	port_send_small(p, b, frame_pack_hello(&p->tx, b, &h));
+}
+
+static void go_up(struct port *p)
+{
+	struct spicebd_share *share = p->share;
+	struct spicebd_share_event ev = {
+		.type = SPICEBD_SHARE_PORT_UP,
+		.drive = p->drive,
+		.secret = p->peer.secret,
+	};
+
+	p->state = PORT_UP;
+	p->last_rx = now_ms();
+	p->ping_timer = g_timeout_add(PING_INTERVAL, on_ping_timer, p);
+	send_hello(p);
+	for (guint i = 0; i < share->offers->len; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		if (o->ready)
+			session_offer(p, o);
+	}
+	send_empty(p, FRAME_OFFERS_END);
+	share->fn(share->user, &ev);
+	for (guint i = 0; i < share->offers->len && p->state == PORT_UP; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		if (o->ready)
+			share_event(share, SPICEBD_SHARE_OFFERED, p->drive, o, NULL);
+	}
+}
+
+void session_progress(struct port *p)
+{
+	if (p->state == PORT_FENCING && !server_count(p->share, p->drive, NULL))
+		go_up(p);
+	else if (p->state == PORT_UP && (p->pool || p->pool_made < SHARE_BUFFERS))
+		stream_next_starved(p);
+}
+
+static void on_hello(struct port *p, const struct frame_header *h, const uint8_t *payload)
+{
+	struct frame_hello hello;
+
+	if (!frame_parse_hello(payload, h->length, &hello) || hello.epoch != h->epoch ||
+	    hello.role != FRAME_ROLE_LINK) {
+		session_fault(p, FRAME_ERR_PROTOCOL, "a hello that is none");
+		return;
+	}
+	if (p->share->stopping)
+		return;
+	if (p->state == PORT_UP && hello.epoch == p->tx.epoch) {
+		session_fault(p, FRAME_ERR_PROTOCOL, "a second hello of one epoch");
+		return;
+	}
+	reset(p, PORT_FENCING, "the other end began anew");
+	p->peer = hello;
+	p->tx = (struct frame_tx){ .epoch = hello.epoch };
+	if (hello.version == FRAME_VERSION) {
+		session_progress(p);
+		return;
+	}
+	log_err("drive %u: the other end speaks version %u of the protocol, this program %u; "
+		"install matching versions of spicebd", p->drive, hello.version,
+		FRAME_VERSION);
+	p->state = PORT_CLOSED;
+	session_send_code(p, FRAME_BYE, 0, FRAME_ERR_VERSION, "version 1 only");
+}
+
+/* ---- frames of an established session */
+
+static void on_open(struct port *p, const struct frame_header *h, const uint8_t *payload)
+{
+	uint32_t v[2];
+
+	if (!frame_parse_u32s(payload, h->length, v, 2) || v[1] > FRAME_CREDIT_MAX ||
+	    stream_find(p, h->stream) || g_list_length(p->streams) >= STREAM_STUBS)
+		session_fault(p, FRAME_ERR_PROTOCOL, "an OPEN that is not allowed");
+	else
+		stream_open(p, h->stream, offer_find(p->share, v[0]), v[1]);
+}
+
+static bool on_stream_frame(struct port *p, struct stream *s, const struct frame_header *h,
+			    const uint8_t *payload)
+{
+	char text[FRAME_TEXT_MAX + 1];
+	uint32_t v;
+
+	switch (h->type) {
+	case FRAME_DATA:
+		return stream_data(s, payload, h->length);
+	case FRAME_CREDIT:
+		return frame_parse_u32s(payload, h->length, &v, 1) && stream_credit(s, v);
+	case FRAME_CLOSE:
+		return frame_parse_code(payload, h->length, &v, text) &&
+		       stream_closed_by_peer(s);
+	}
+	return false;
+}
+
+static void notice(struct port *p, struct offer *o, uint32_t what)
+{
+	static const enum spicebd_share_event_type types[] = {
+		[FRAME_NOTICE_INSERTED] = SPICEBD_SHARE_INSERTED,
+		[FRAME_NOTICE_EJECTED] = SPICEBD_SHARE_EJECTED,
+		[FRAME_NOTICE_LOCKED] = SPICEBD_SHARE_LOCKED,
+		[FRAME_NOTICE_UNLOCKED] = SPICEBD_SHARE_UNLOCKED,
+		[FRAME_NOTICE_BUSY] = SPICEBD_SHARE_BUSY,
+	};
+
+	if (what == FRAME_NOTICE_INSERTED)
+		o->inserted |= 1ull << p->drive;
+	if (what == FRAME_NOTICE_EJECTED)
+		o->inserted &= ~(1ull << p->drive);
+	share_event(p->share, types[what], p->drive, o, NULL);
+}
+
+static bool on_session_frame(struct port *p, const struct frame_header *h,
+			     const uint8_t *payload)
+{
+	char text[FRAME_TEXT_MAX + 1];
+	struct offer *o;
+	uint32_t v[2];
+	uint64_t token;
+
+	switch (h->type) {
+	case FRAME_PING:
+		return frame_parse_u64(payload, h->length, &token) &&
+		       send_u64(p, FRAME_PONG, token);
+	case FRAME_PONG:
+		return frame_parse_u64(payload, h->length, &token);
+	case FRAME_NOTICE:
+		if (!frame_parse_u32s(payload, h->length, v, 2))
+			return false;
+		o = offer_find(p->share, v[1]);
+		if (o && v[0] >= FRAME_NOTICE_INSERTED && v[0] <= FRAME_NOTICE_BUSY)
+			notice(p, o, v[0]);
+		return true;
+	case FRAME_BYE:
+		if (!frame_parse_code(payload, h->length, v, text))
+			return false;
+		reset(p, PORT_CLOSED, *text ? text : frame_code_str(v[0]));
+		return true;
+	case FRAME_MOVE:
+		return true;	/* reserved */
+	}
+	return false;
+}
+
+static bool is_stream_type(uint16_t type)
+{
+	return type == FRAME_DATA || type == FRAME_CREDIT || type == FRAME_CLOSE;
+}
+
+static void on_frame(struct port *p, const struct frame_header *h, const uint8_t *payload)
+{
+	struct stream *s;
+	bool ok;
+
+	p->last_rx = now_ms();
+	if (h->type == FRAME_HELLO) {
+		on_hello(p, h, payload);
+		return;
+	}
+	if (p->state == PORT_FENCING && (h->type == FRAME_PING || h->type == FRAME_BYE)) {
+		if (h->type == FRAME_BYE)
+			reset(p, PORT_CLOSED, NULL);
+		return;
+	}
+	if (p->state == PORT_CLOSED || p->state == PORT_WAIT_HELLO)
+		return;		/* sent before it saw our BYE */
+	if (p->state != PORT_UP) {
+		session_fault(p, FRAME_ERR_PROTOCOL, "%s before our hello",
+			      frame_type_str(h->type));
+		return;
+	}
+	if (h->type & FRAME_TYPE_OPTIONAL)
+		return;
+	if (h->type == FRAME_OPEN && h->stream) {
+		on_open(p, h, payload);
+		return;
+	}
+	s = is_stream_type(h->type) && h->stream ? stream_find(p, h->stream) : NULL;
+	ok = s ? on_stream_frame(p, s, h, payload) :
+		 !is_stream_type(h->type) && !h->stream && on_session_frame(p, h, payload);
+	if (!ok && p->state == PORT_UP)
+		session_fault(p, FRAME_ERR_PROTOCOL, "a %s frame that is not allowed",
+			      frame_type_str(h->type));
+}
+
+void session_input(struct port *p, const uint8_t *data, size_t len)
+{
+	struct frame_header h;
+	const uint8_t *payload;
+	enum frame_rx_result r;
+
+	p->refs++;	/* a handler may end the connection */
+	while (!p->gone && p->opened && p->state != PORT_SHUT) {
+		r = frame_rx_feed(&p->rx, &data, &len, &h, &payload);
+		if (r == FRAME_RX_NEED_MORE)
+			break;
+		if (r == FRAME_RX_FRAME) {
+			on_frame(p, &h, payload);
+		} else if (r == FRAME_RX_LOST) {
+			log_warn("drive %u: bytes are missing; asking for a new session",
+				 p->drive);
+			reset(p, PORT_WAIT_HELLO, "bytes were lost on the way");
+			send_empty(p, FRAME_RESYNC);
+			p->hello_tries = 0;
+			expect_hello(p);
+		}
+	}
+	port_unref(p);
+}

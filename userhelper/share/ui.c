@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "ui.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sock.h"
+
+static bool ui_json;
+static bool live_possible, live_shown;
+static uint64_t last_read, last_write;
+static long long last_time;
+
+void ui_init(bool json)
+{
+	const char *term = g_getenv("TERM");
+
+	ui_json = json;
+	live_possible = !json && isatty(STDOUT_FILENO) && term && strcmp(term, "dumb");
+	setvbuf(stdout, NULL, _IOLBF, 0);
+}
+
+void ui_end(void)
+{
+	if (!live_shown)
+		return;
+	fputs("\r\033[K", stdout);
+	fflush(stdout);
+	live_shown = false;
+}
+
+static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static void say(const char *fmt, ...)
+{
+	va_list ap;
+
+	ui_end();
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+	fflush(stdout);
+}
+
+/* ---- JSON */
+
+static void json_string(GString *s, const char *text)
+{
+	g_autofree char *valid = g_utf8_make_valid(text, -1);
+
+	g_string_append_c(s, '"');
+	for (const char *c = valid; *c; c++) {
+		if (*c == '"' || *c == '\\')
+			g_string_append_printf(s, "\\%c", *c);
+		else if ((unsigned char)*c < 0x20 || *c == 0x7f)
+			g_string_append_printf(s, "\\u%04x", *c);
+		else
+			g_string_append_c(s, *c);
+	}
+	g_string_append_c(s, '"');
+}
+
+static void json_medium(GString *s, const struct spicebd_share_info *m, bool traffic)
+{
+	g_string_append_printf(s, ", \"offer\": %u, \"name\": ", m->id);
+	json_string(s, m->name);
+	g_string_append(s, ", \"path\": ");
+	json_string(s, m->path);
+	g_string_append_printf(s, ", \"size\": %" G_GUINT64_FORMAT
+			       ", \"kind\": \"%s\", \"read-only\": %s, \"folder\": %s",
+			       m->size, m->cdrom ? "cdrom" : "disk",
+			       m->read_only ? "true" : "false",
+			       m->folder ? "true" : "false");
+	if (traffic)
+		g_string_append_printf(s, ", \"read-bytes\": %" G_GUINT64_FORMAT
+				       ", \"written-bytes\": %" G_GUINT64_FORMAT,
+				       m->read_bytes, m->write_bytes);
+}
+
+static void json_line(const char *name, const struct spicebd_share_event *ev,
+		      const char *text)
+{
+	GString *s = g_string_new("{\"event\": ");
+
+	json_string(s, name);
+	if (ev && ev->drive >= 0)
+		g_string_append_printf(s, ", \"drive\": %d", ev->drive);
+	if (ev && ev->medium)
+		json_medium(s, ev->medium, ev->type == SPICEBD_SHARE_CLOSED);
+	if (text) {
+		g_string_append(s, ", \"text\": ");
+		json_string(s, text);
+	}
+	puts(g_string_append_c(s, '}')->str);
+	fflush(stdout);
+	g_string_free(s, TRUE);
+}
+
+static const char *event_name(enum spicebd_share_event_type type)
+{
+	static const char *const names[] = {
+		[SPICEBD_SHARE_READY] = "ready",
+		[SPICEBD_SHARE_FAILED] = "failed",
+		[SPICEBD_SHARE_PORT_UP] = "drive-connected",
+		[SPICEBD_SHARE_PORT_DOWN] = "drive-disconnected",
+		[SPICEBD_SHARE_PORT_SILENT] = "drive-silent",
+		[SPICEBD_SHARE_PORT_LOST] = "drive-lost",
+		[SPICEBD_SHARE_OFFERED] = "offered",
+		[SPICEBD_SHARE_OPENED] = "opened",
+		[SPICEBD_SHARE_CLOSED] = "closed",
+		[SPICEBD_SHARE_INSERTED] = "inserted",
+		[SPICEBD_SHARE_EJECTED] = "ejected",
+		[SPICEBD_SHARE_LOCKED] = "locked",
+		[SPICEBD_SHARE_UNLOCKED] = "unlocked",
+		[SPICEBD_SHARE_BUSY] = "busy",
+		[SPICEBD_SHARE_CHANGED] = "changed",
+		[SPICEBD_SHARE_ERROR] = "error",
+	};
+
+	return type < G_N_ELEMENTS(names) ? names[type] : NULL;
+}
+
+/* ---- words */
+
+static void say_ready(const struct spicebd_share_info *m)
+{
+	g_autofree char *size = g_format_size_full(m->size, G_FORMAT_SIZE_IEC_UNITS);
+	const char *access = "read-write";
+
+	if (m->read_only && m->folder)
+		access = "read-only (a folder always is)";
+	else if (m->read_only && m->cdrom)
+		access = "read-only (a CD always is)";
+	else if (m->read_only)
+		access = "read-only (no --read-write)";
+	say("offering '%s': %s, %s, %s", m->name, m->cdrom ? "CD" : "disk", size, access);
+}
+
+static void say_closed(const struct spicebd_share_event *ev)
+{
+	const struct spicebd_share_info *m = ev->medium;
+	g_autofree char *r = g_format_size_full(m->read_bytes, G_FORMAT_SIZE_IEC_UNITS);
+	g_autofree char *w = g_format_size_full(m->write_bytes, G_FORMAT_SIZE_IEC_UNITS);
+
+	say("drive %d: closed '%s'%s%s (%s to the drive, %s from it)", ev->drive, m->name,
+	    ev->text ? ": " : "", ev->text ? ev->text : "", r, w);
+}
+
+static void say_medium(const struct spicebd_share_event *ev)
+{
+	const struct spicebd_share_info *m = ev->medium;
+
+	switch (ev->type) {
+	case SPICEBD_SHARE_READY:
+		say_ready(m);
+		break;
+	case SPICEBD_SHARE_FAILED:
+		say("'%s' is offered no more: %s", m->name, ev->text);
+		break;
+	case SPICEBD_SHARE_OPENED:
+		say("drive %d: opened '%s' %s", ev->drive, m->name,
+		    m->read_only ? "read-only" : "read-write");
+		break;
+	case SPICEBD_SHARE_CLOSED:
+		say_closed(ev);
+		break;
+	case SPICEBD_SHARE_INSERTED:
+		say("drive %d: '%s' is in the drive", ev->drive, m->name);
+		break;
+	case SPICEBD_SHARE_EJECTED:
+		say("drive %d: ejected '%s'", ev->drive, m->name);
+		break;
+	case SPICEBD_SHARE_LOCKED:
+		say("drive %d: in use: '%s' is locked", ev->drive, m->name);
+		break;
+	case SPICEBD_SHARE_UNLOCKED:
+		say("drive %d: '%s' is unlocked", ev->drive, m->name);
+		break;
+	case SPICEBD_SHARE_BUSY:
+		say("drive %d: '%s' is in use there and cannot be ejected now", ev->drive,
+		    m->name);
+		break;
+	case SPICEBD_SHARE_CHANGED:
+		say("'%s' was changed by another program: it is a new medium now", m->name);
+		break;
+	case SPICEBD_SHARE_ERROR:
+		say("drive %d: '%s': %s", ev->drive, m->name, ev->text);
+		break;
+	default:
+		break;
+	}
+}
+
+static void say_drive(const struct spicebd_share_event *ev)
+{
+	const char *text = ev->text ? ev->text : "";
+
+	switch (ev->type) {
+	case SPICEBD_SHARE_PORT_UP:
+		say("drive %d: connected", ev->drive);
+		break;
+	case SPICEBD_SHARE_PORT_DOWN:
+		say("drive %d: disconnected%s%s", ev->drive, *text ? ": " : "", text);
+		break;
+	case SPICEBD_SHARE_PORT_SILENT:
+	case SPICEBD_SHARE_PORT_LOST:
+		say("drive %d: %s", ev->drive, text);
+		break;
+	default:
+		break;
+	}
+}
+
+void ui_share_event(const struct spicebd_share_event *ev)
+{
+	const char *name = event_name(ev->type);
+
+	if (ui_json && name)
+		json_line(name, ev, ev->text);
+	else if (!ui_json && ev->medium)
+		say_medium(ev);
+	else if (!ui_json)
+		say_drive(ev);
+}
+
+void ui_event(const char *name, const char *text)
+{
+	if (ui_json)
+		json_line(name, NULL, text);
+	else if (text)
+		say("%s", text);
+}
+
+void ui_traffic(uint64_t read_bytes, uint64_t write_bytes)
+{
+	long long now = now_ms(), dt = now - last_time;
+	uint64_t moved = read_bytes - last_read + write_bytes - last_write;
+	g_autofree char *r = NULL, *w = NULL, *rate = NULL;
+
+	if (live_possible && last_time && dt > 0 && moved) {
+		r = g_format_size_full(read_bytes, G_FORMAT_SIZE_IEC_UNITS);
+		w = g_format_size_full(write_bytes, G_FORMAT_SIZE_IEC_UNITS);
+		rate = g_format_size_full(moved * 1000 / dt, G_FORMAT_SIZE_IEC_UNITS);
+		printf("\r\033[K%s to the drives, %s from them, %s/s", r, w, rate);
+		fflush(stdout);
+		live_shown = true;
+	} else if (!moved) {
+		ui_end();
+	}
+	last_read = read_bytes;
+	last_write = write_bytes;
+	last_time = now;
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the user sees of it: a line for each event, for people or as JSON. */
+#ifndef SPICEBD_SHARE_UI_H
+#define SPICEBD_SHARE_UI_H
+
+#include <stdbool.h>
+
+#include "share.h"
+
+/**
+ * ui_init() - start
+ * @json: one JSON object a line instead of words
+ */
+void ui_init(bool json);
+void ui_share_event(const struct spicebd_share_event *ev);
+/* other events: name for JSON, text for both (NULL: JSON only) */
+void ui_event(const char *name, const char *text);
+/* the live line of a terminal; bytes since the start */
+void ui_traffic(uint64_t read_bytes, uint64_t write_bytes);
+/* takes the live line away */
+void ui_end(void);
+
+#endif /* SPICEBD_SHARE_UI_H */
