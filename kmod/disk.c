@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * spicebd: the disk personality: a slot for sticks
+ *
+ * No tray, no lock; CDROMEJECT takes the medium out, as of any removable disk.
+ */
+#include <linux/cdrom.h>
+#include <linux/module.h>
+
+#include "drive.h"
+
+static int sbd_disk_open(struct gendisk *disk, blk_mode_t mode)
+{
+	return sbd_drive_opened(disk->private_data, mode);
+}
+SBD_DEFINE_OPEN(sbd_disk_open)
+
+static void sbd_disk_release(struct gendisk *disk)
+{
+	sbd_drive_released(disk->private_data);
+}
+SBD_DEFINE_RELEASE(sbd_disk_release)
+
+static int sbd_disk_ioctl(struct block_device *bdev, blk_mode_t mode,
+			  unsigned int cmd, unsigned long arg)
+{
+	struct sbd_drive *d = bdev->bd_disk->private_data;
+
+	if (cmd != CDROMEJECT)
+		return -ENOTTY;
+	if (bdev_is_partition(bdev) && !capable(CAP_SYS_RAWIO))
+		return -ENOTTY;
+	return sbd_verb(d, SBD_VERB_EJECT, SBD_ARG_SELF, NULL, NULL);
+}
+
+const struct block_device_operations sbd_disk_fops = {
+	.owner = THIS_MODULE,
+	.open = SBD_OPEN(sbd_disk_open),
+	.release = SBD_RELEASE(sbd_disk_release),
+	.ioctl = sbd_disk_ioctl,
+	.free_disk = sbd_free_disk,
+};

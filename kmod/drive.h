@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * spicebd: what the files of the driver share
+ *
+ * Locks, outermost first:
+ *
+ *	disk->open_mutex	the block layer's; held around ->open and ->release,
+ *				and by medium.c around a partition scan. Whoever
+ *				holds it may wait for I/O, so for the helper: no
+ *				netlink command takes it.
+ *	drive->cdrom_lock	serialises calls into the uniform CD-ROM layer.
+ *	drive->ctl		one verb at a time, and so the order of the events
+ *				that verbs send. Held without fs reclaim
+ *				(sbd_ctl_lock()): nobody under it waits for I/O.
+ *	drive->lock		spinlock: the drive's state, its table of sockets,
+ *				its held requests.
+ *	sock->lock		spinlock: one bound socket's credit, and the
+ *				requests its helper has.
+ *
+ * sbd_table_lock (drive.c), sbd_socks_lock (helper.c) and the managers' lock
+ * (netlink.c) are leaves, but that drive->lock may be taken inside
+ * sbd_table_lock.
+ */
+#ifndef SPICEBD_DRIVE_H
+#define SPICEBD_DRIVE_H
+
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+#include <linux/cdrom.h>
+#include <linux/completion.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/netlink.h>
+#include <linux/skbuff.h>
+#include <linux/spicebd.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "tray.h"
+
+#define SBD_CDROM_BLOCK		2048
+#define SBD_DISK_BLOCK		512
+#define SBD_MAX_UNUSED_KEYS	(2 * SPICEBD_MAX_KEYS)
+
+/*
+ * Why the drive's gate is closed: with any of these set, requests end with an
+ * error at once. Written under drive->lock; whoever hands a request out or
+ * holds it looks again under the lock that files it, and whoever closes the
+ * gate ends what is filed only afterwards, so no request slips through.
+ */
+#define SBD_GATE_EMPTY		BIT(0)	/* no readable medium */
+#define SBD_GATE_STALE		BIT(1)	/* openers from before a forced eject */
+#define SBD_GATE_EXPIRED	BIT(2)	/* no helper or far end for too long */
+#define SBD_GATE_GONE		BIT(3)	/* the drive is being deleted */
+
+/**
+ * enum sbd_io_state - where a request is, from the driver's point of view
+ * @SBD_IO_IDLE: not filed: the block layer has it, or one of our functions
+ *	that took it from the list it was on
+ * @SBD_IO_HELD: on drive->held (drive->lock)
+ * @SBD_IO_OUT: on sock->out: the helper has it (sock->lock)
+ * @SBD_IO_BUSY: as OUT, and one reply to it is being copied: only that
+ *	reply's handler may take it from the list; others leave their wish in
+ *	sbd_io.fate
+ *
+ * IDLE -> OUT	sbd_queue_rq(), in the submitter's or a block layer worker's
+ *		context, under sock->lock: not if the socket is unbound or the
+ *		gate closed.
+ * IDLE -> HELD	the same, under drive->lock: not while a socket is bound or
+ *		if the gate is closed.
+ * OUT -> BUSY -> OUT	a reply with a piece of payload, in the context of the
+ *		helper's sendmsg().
+ * OUT, BUSY -> IDLE	a reply that ends the request; the request is completed.
+ * OUT -> IDLE	ended early: by force or by the clock; completed with an error.
+ *		The helper still owes an answer to its cookie (sbd_owed).
+ * OUT -> HELD	its socket was unbound (worker, or a netlink command).
+ * HELD -> IDLE	requeued for another socket, or ended early.
+ *
+ * Whoever moves a request to IDLE owns it, and completes or requeues it after
+ * dropping the locks, so each is ended exactly once.
+ */
+enum sbd_io_state {
+	SBD_IO_IDLE,
+	SBD_IO_HELD,
+	SBD_IO_OUT,
+	SBD_IO_BUSY,
+};
+
+/**
+ * enum sbd_io_fate - what has to become of a request in state BUSY
+ * @SBD_FATE_NONE: it goes back to OUT
+ * @SBD_FATE_END: it ends with an error
+ * @SBD_FATE_HOLD: its socket was unbound: it is held or requeued
+ */
+enum sbd_io_fate {
+	SBD_FATE_NONE,
+	SBD_FATE_END,
+	SBD_FATE_HOLD,
+};
+
+/**
+ * struct sbd_io - what the driver knows of a started request
+ * @node: in drive->held, in sock->out, or in a list of its owner
+ * @rq: the request
+ * @sock: the bound socket it was last given to; only compared, unless OUT
+ * @cookie: its name in messages
+ * @length: bytes
+ * @cost: bytes of credit it took
+ * @got: bytes of a read's payload that have come
+ * @sequence: counts uses of this slot, a part of the cookie
+ * @sent: jiffies when it was given out
+ * @op: enum spicebd_op
+ * @state: enum sbd_io_state
+ * @fate: enum sbd_io_fate
+ *
+ * One for each tag of each hardware queue, and as old as the drive: so a
+ * cookie, which names a tag, is looked up without touching a request.
+ */
+struct sbd_io {
+	struct list_head node;
+	struct request *rq;
+	struct sbd_sock *sock;
+	u64 cookie;
+	u32 length;
+	u32 cost;
+	u32 got;
+	u32 sequence;
+	unsigned long sent;
+	u8 op;
+	u8 state;
+	u8 fate;
+};
+
+/**
+ * struct sbd_pdu - what the driver keeps with a request
+ * @generation: medium the request was meant for when it first came
+ * @was_out: a helper has had it before
+ * @status: how it ends
+ */
+struct sbd_pdu {
+	u64 generation;
+	bool was_out;
+	blk_status_t status;
+};
+
+/**
+ * struct sbd_queue - a hardware queue
+ * @sock: socket that serves it; written under drive->lock
+ * @hctx: the block layer's side
+ * @io: one for each tag
+ */
+struct sbd_queue {
+	struct sbd_sock __rcu *sock;
+	struct blk_mq_hw_ctx *hctx;
+	struct sbd_io *io;
+};
+
+/**
+ * struct sbd_owed - an answer that a helper still owes
+ * @node: in sock->owed or sock->owed_free
+ * @cookie: to this request, which was ended early
+ * @cost: bytes of credit that come back with it
+ */
+struct sbd_owed {
+	struct list_head node;
+	u64 cookie;
+	u32 cost;
+};
+
+/**
+ * struct sbd_sock - a bound queue socket
+ * @ref: table, list and every function that uses it
+ * @rcu: readers of sbd_queue.sock and of the hash
+ * @hash: among all bound sockets, by @sk (sbd_socks_lock)
+ * @node: in drive->socks (drive->lock)
+ * @drive: the drive, with a reference
+ * @sk: the socket, with a reference, so the pointer names it for good
+ * @portid: where it is sent to
+ * @queues: hardware queues it asked for; 0 leaves it to the driver
+ * @salt: random bits of this bind, a part of its cookies
+ * @lock: guards all below but @backlog and @flush
+ * @dead: unbound; it is given nothing more
+ * @out: requests the helper has
+ * @owed: answers it owes besides
+ * @owed_free: a spare for every request that could be out
+ * @nr_out: requests in @out and @owed
+ * @max_out: credit, requests
+ * @bytes: what they may take of the receive buffer
+ * @max_bytes: credit, bytes
+ * @waiting: hardware queues that found no credit
+ * @nr_owed: answers in @owed
+ * @last_answer: jiffies of the last accepted reply
+ * @backlog: messages that found the receive buffer full (its own lock)
+ * @flush: sends them again
+ * @owed_mem: memory of @owed_free
+ */
+struct sbd_sock {
+	struct kref ref;
+	struct rcu_head rcu;
+	struct hlist_node hash;
+	struct list_head node;
+	struct sbd_drive *drive;
+	struct sock *sk;
+	u32 portid;
+	u64 queues;
+	u32 salt;
+
+	spinlock_t lock;
+	bool dead;
+	struct list_head out;
+	struct list_head owed;
+	struct list_head owed_free;
+	u32 nr_out;
+	u32 nr_owed;
+	u32 max_out;
+	u32 bytes;
+	u32 max_bytes;
+	unsigned long waiting;
+	unsigned long last_answer;
+
+	struct sk_buff_head backlog;
+	struct delayed_work flush;
+	struct sbd_owed owed_mem[];
+};
+
+/**
+ * struct sbd_medium - what is known of a medium
+ * @size: bytes
+ * @flags: SPICEBD_MEDIUM_*
+ * @block_size: physical block, bytes
+ * @io_opt: preferred I/O, bytes, or 0
+ * @discard_align: discard granularity, bytes
+ * @max_discard: largest discard or write zeroes, bytes
+ * @id: identity, opaque
+ * @id_len: bytes of it
+ */
+struct sbd_medium {
+	u64 size;
+	u32 flags;
+	u32 block_size;
+	u32 io_opt;
+	u32 discard_align;
+	u32 max_discard;
+	u8 id[SPICEBD_MEDIUM_ID_MAX];
+	u32 id_len;
+};
+
+/**
+ * struct sbd_helper - who serves the drive
+ * @state: enum spicebd_helper
+ * @link: enum spicebd_link
+ * @ctl: control socket that attached, with a reference; NULL once it is gone
+ * @portid: of @ctl
+ * @pid: process that attached
+ * @keys: unused one-use keys
+ * @nr_keys: how many
+ */
+struct sbd_helper {
+	u32 state;
+	u32 link;
+	struct sock *ctl;
+	u32 portid;
+	pid_t pid;
+	u8 keys[SBD_MAX_UNUSED_KEYS][SPICEBD_KEY_LEN];
+	u32 nr_keys;
+};
+
+/**
+ * struct sbd_stats - counters, one set for each CPU
+ */
+struct sbd_stats {
+	u64 count[SPICEBD_A_STATS_MAX + 1];
+};
+
+/**
+ * struct sbd_drive - a drive
+ * @index: its number
+ * @personality: enum spicebd_personality
+ * @nr_queues: hardware queues
+ * @depth: tags of each
+ * @max_io: largest request, bytes
+ * @disk: the gendisk; its reference count is the drive's
+ * @tag_set: the block layer's tags
+ * @queues: @nr_queues of them
+ * @stats: counters
+ * @cdi: the uniform CD-ROM layer's side (cdrom)
+ * @cdrom_lock: see the top of this file
+ * @media_event: the medium changed since the CD-ROM layer last asked
+ * @ctl: see the top of this file
+ * @lock: guards all from here to @clock_start
+ * @tray: tray, medium, lock
+ * @medium: the medium, if there is one
+ * @generation: counts changes of medium
+ * @gate: SBD_GATE_*; read without the lock too
+ * @ready: the medium is readable and announced
+ * @openers: successful opens
+ * @helper: who serves it
+ * @socks: bound queue sockets
+ * @nr_socks: how many
+ * @held: requests that wait for a helper
+ * @nr_held: how many
+ * @reconnect_timeout: seconds, 0 or SPICEBD_TIMEOUT_FOREVER
+ * @stall_timeout: seconds, or 0
+ * @stalled: the helper was found silent for too long
+ * @clock_running: requests wait for a helper or a far end
+ * @clock_start: jiffies, since when
+ * @clock_work: ends them when time is over
+ * @helper_work: unbinds sockets that were closed, or a stalled helper
+ * @medium_work: shows or hides the medium; takes open_mutex, waits for I/O
+ * @shown: generation that the block layer was shown, or 0 (@medium_work only)
+ * @announced: ... and userspace was told (@medium_work only)
+ * @leftover: partitions of an older medium that are still open
+ *	(@medium_work only)
+ * @ready_wait: for the end of @medium_work's part
+ * @delete_work: deletes the gendisk
+ * @deleted: that is done
+ */
+struct sbd_drive {
+	u32 index;
+	u32 personality;
+	u32 nr_queues;
+	u32 depth;
+	u32 max_io;
+	struct gendisk *disk;
+	struct blk_mq_tag_set tag_set;
+	struct sbd_queue *queues;
+	struct sbd_stats __percpu *stats;
+
+	struct cdrom_device_info cdi;
+	struct mutex cdrom_lock;
+	atomic_t media_event;
+
+	struct mutex ctl;
+	spinlock_t lock;
+	struct sbd_tray tray;
+	struct sbd_medium medium;
+	u64 generation;
+	unsigned long gate;
+	bool ready;
+	u32 openers;
+	struct sbd_helper helper;
+	struct list_head socks;
+	u32 nr_socks;
+	struct list_head held;
+	u32 nr_held;
+	s32 reconnect_timeout;
+	u32 stall_timeout;
+	bool stalled;
+	bool clock_running;
+	unsigned long clock_start;
+
+	struct delayed_work clock_work;
+	struct work_struct helper_work;
+	struct work_struct medium_work;
+	u64 shown;
+	bool announced;
+	bool leftover;
+	wait_queue_head_t ready_wait;
+	struct work_struct delete_work;
+	struct completion deleted;
+};
+
+/**
+ * struct sbd_drive_params - how a drive is made
+ * @index: its number, or -1 for the first free one
+ * @personality: enum spicebd_personality
+ * @nr_queues: hardware queues, 0 for the default
+ * @depth: tags of each
+ * @max_io: largest request, bytes
+ * @reconnect_timeout: seconds
+ * @stall_timeout: seconds
+ */
+struct sbd_drive_params {
+	int index;
+	u32 personality;
+	u32 nr_queues;
+	u32 depth;
+	u32 max_io;
+	s32 reconnect_timeout;
+	u32 stall_timeout;
+};
+
+/* main.c */
+/* Work that ends, requeues or fails requests; never waits for one. */
+extern struct workqueue_struct *sbd_wq;
+/* Work that may wait for I/O. */
+extern struct workqueue_struct *sbd_slow_wq;
+
+/* drive.c */
+void sbd_drive_defaults(struct sbd_drive_params *p);
+struct sbd_drive *sbd_drive_add(const struct sbd_drive_params *p,
+				const char **why);
+int sbd_drive_delete(struct sbd_drive *d, bool force);
+struct sbd_drive *sbd_drive_get(u32 index);
+struct sbd_drive *sbd_drive_get_next(u32 index);
+void sbd_drive_hold(struct sbd_drive *d);
+void sbd_drive_put(struct sbd_drive *d);
+void sbd_drives_exit(void);
+void sbd_free_disk(struct gendisk *disk);
+void sbd_drives_released(u32 portid);
+int sbd_drive_opened(struct sbd_drive *d, blk_mode_t mode);
+void sbd_drive_released(struct sbd_drive *d);
+unsigned int sbd_ctl_lock(struct sbd_drive *d);
+void sbd_ctl_unlock(struct sbd_drive *d, unsigned int noio);
+
+/* cdrom.c */
+extern const struct block_device_operations sbd_cdrom_fops;
+int sbd_cdrom_register(struct sbd_drive *d);
+void sbd_cdrom_unregister(struct sbd_drive *d);
+
+/* disk.c */
+extern const struct block_device_operations sbd_disk_fops;
+
+/* medium.c */
+/* Only for sbd_verb(): the asker is the drive's one opener itself. */
+#define SBD_ARG_SELF		(1U << 8)
+int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
+	     const struct sbd_medium *m, u64 *generation);
+int sbd_medium_check(const struct sbd_drive *d, struct sbd_medium *m,
+		     const char **why);
+bool sbd_medium_due(const struct sbd_drive *d);
+void sbd_medium_limits(const struct sbd_drive *d, const struct sbd_medium *m,
+		       struct queue_limits *lim);
+void sbd_medium_work(struct work_struct *work);
+
+/* queue.c */
+extern const struct blk_mq_ops sbd_mq_ops;
+void sbd_queue_end_all(struct sbd_drive *d);
+void sbd_queue_requeue_held(struct sbd_drive *d);
+void sbd_queue_take_back(struct sbd_drive *d, struct sbd_sock *s);
+void sbd_queue_clock(struct sbd_drive *d);
+void sbd_queue_clock_work(struct work_struct *work);
+u32 sbd_queue_in_flight(struct sbd_drive *d);
+int sbd_queue_data(struct sbd_sock *s, u64 cookie, u32 offset,
+		   const void *data, u32 len, const char **why);
+int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
+		       const void *data, u32 len, const char **why);
+
+/* wire.c */
+u32 sbd_wire_cost(u32 op, u32 length);
+int sbd_wire_build(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
+		   struct request *rq, struct sbd_io *io,
+		   struct sk_buff_head *messages);
+void sbd_wire_send(struct sbd_sock *s, struct sk_buff_head *messages);
+void sbd_wire_flush_work(struct work_struct *work);
+void sbd_wire_copy_in(struct request *rq, u32 offset, const void *data,
+		      u32 len);
+
+/* helper.c */
+int sbd_helper_attach(struct sbd_drive *d, struct sock *sk, u32 portid,
+		      u32 nr_keys, u8 (*keys)[SPICEBD_KEY_LEN]);
+int sbd_helper_detach(struct sbd_drive *d, struct sock *sk);
+int sbd_helper_new_keys(struct sbd_drive *d, struct sock *sk, u32 nr_keys,
+			u8 (*keys)[SPICEBD_KEY_LEN]);
+int sbd_helper_link(struct sbd_drive *d, struct sock *sk, u32 link);
+bool sbd_helper_is(struct sbd_drive *d, struct sock *sk);
+void sbd_helper_remove(struct sbd_drive *d);
+void sbd_helper_forget_locked(struct sbd_drive *d);
+void sbd_helper_work(struct work_struct *work);
+void sbd_helper_released(u32 portid);
+struct sbd_sock *sbd_sock_bind(const u8 *key, struct sock *sk, u32 portid,
+			       u64 queues, unsigned int *noio,
+			       const char **why);
+void sbd_sock_bound(struct sbd_sock *s, unsigned int noio, bool go);
+struct sbd_sock *sbd_sock_find(struct sock *sk);
+void sbd_sock_put(struct sbd_sock *s);
+
+/* netlink.c */
+extern struct genl_family sbd_family;
+extern bool sbd_netlink_up;
+int sbd_netlink_init(void);
+void sbd_netlink_exit(void);
+int sbd_netlink_fill(struct sk_buff *skb, struct sbd_drive *d, u32 portid,
+		     u32 seq, int flags, u8 cmd, int event, bool manager);
+
+/* events.c */
+void sbd_event(struct sbd_drive *d, enum spicebd_event event);
+void sbd_event_eject_request(struct sbd_drive *d);
+
+/* stats.c */
+extern const struct attribute_group *sbd_sysfs_groups[];
+u64 sbd_stats_read(struct sbd_drive *d, unsigned int which);
+u32 sbd_drive_state(const struct sbd_drive *d);
+
+static inline void sbd_stats_add(struct sbd_drive *d, unsigned int which,
+				 u64 n)
+{
+	this_cpu_add(d->stats->count[which], n);
+}
+
+/* The medium can be read, as far as tray and openers go. drive->lock held. */
+static inline bool sbd_readable(const struct sbd_drive *d)
+{
+	return d->tray.medium && !d->tray.open &&
+	       !(d->gate & (SBD_GATE_STALE | SBD_GATE_GONE));
+}
+
+static inline struct sbd_io *sbd_rq_io(struct request *rq)
+{
+	struct sbd_drive *d = rq->q->queuedata;
+
+	return &d->queues[rq->mq_hctx->queue_num].io[rq->tag];
+}
+
+#endif /* SPICEBD_DRIVE_H */

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * spicebd: what userspace is told: multicast messages and uevents
+ */
+#include <net/genetlink.h>
+
+#include "drive.h"
+
+/**
+ * sbd_event - tell the multicast group "events"
+ * @d: the drive
+ * @event: what happened; the message also carries the drive's state
+ *
+ * Context: process, may sleep. A message that cannot be allocated is lost, as
+ * one is that a listener has no room for: listeners read the state anew then.
+ */
+void sbd_event(struct sbd_drive *d, enum spicebd_event event)
+{
+	struct sk_buff *skb;
+
+	if (!READ_ONCE(sbd_netlink_up))
+		return;
+	skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_NOIO);
+	if (!skb)
+		return;
+	if (sbd_netlink_fill(skb, d, 0, 0, 0, SPICEBD_CMD_DRIVE_NTF, event,
+			     false)) {
+		nlmsg_free(skb);
+		return;
+	}
+	genlmsg_multicast(&sbd_family, skb, 0, 0, GFP_NOIO);
+}
+
+/**
+ * sbd_event_eject_request - ask the drive's user to let go of the medium
+ * @d: the drive
+ *
+ * Context: process, may sleep.
+ */
+void sbd_event_eject_request(struct sbd_drive *d)
+{
+	char *env[] = { "DISK_EJECT_REQUEST=1", NULL };
+
+	kobject_uevent_env(&disk_to_dev(d->disk)->kobj, KOBJ_CHANGE, env);
+	sbd_event(d, SPICEBD_EVENT_EJECT_REQUEST);
+}

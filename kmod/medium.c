@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * spicebd: insert, remove, change: what verbs do to the medium, and how the
+ * block layer and userspace come to know
+ *
+ * A verb (sbd_verb()) changes the drive's state at once: when a medium ceases
+ * to be readable the gate closes, the generation counts up, and every request
+ * has ended before the verb returns. The rest is a work item's (one for each
+ * drive, so never two at a time), which brings what the block layer was shown
+ * in line with the state: it freezes queues, scans partitions, invalidates
+ * caches, and so takes open_mutex and waits for I/O.
+ *
+ * Shown: limits, read-only flag, capacity, gate open, partitions, then ready
+ * and one DISK_MEDIA_CHANGE uevent. Until it is ready no open that means I/O
+ * succeeds, so nothing of the old medium is cached under the new one.
+ * Hidden: capacity 0, users told, partitions gone, then one such uevent.
+ */
+#include <linux/kobject.h>
+#include <linux/sched/mm.h>
+
+#include "drive.h"
+
+/* What is discarded or zeroed at once unless the medium says otherwise. */
+#define SBD_DEFAULT_MAX_DISCARD		(1024U * 1024 * 1024)
+
+static u32 logical_block(const struct sbd_drive *d)
+{
+	return d->personality == SPICEBD_PERSONALITY_CDROM ? SBD_CDROM_BLOCK :
+							     SBD_DISK_BLOCK;
+}
+
+/**
+ * sbd_medium_check - can a drive take this medium?
+ * @d: the drive
+ * @m: the medium; what was not given is filled in
+ * @why: what is wrong, when an error is returned
+ *
+ * Return: 0, -ENOMEDIUM if it has not one whole block, -EFBIG, -EINVAL.
+ */
+int sbd_medium_check(const struct sbd_drive *d, struct sbd_medium *m,
+		     const char **why)
+{
+	u32 block = logical_block(d);
+
+	if (m->size < block) {
+		*why = "the medium is smaller than one block";
+		return -ENOMEDIUM;
+	}
+	if (m->size > LLONG_MAX) {
+		*why = "the medium is larger than 8 EiB - 512";
+		return -EFBIG;
+	}
+	if (!m->block_size)
+		m->block_size = block;
+	if (!is_power_of_2(m->block_size)) {
+		*why = "the block size is not a power of two";
+		return -EINVAL;
+	}
+	m->block_size = max(m->block_size, block);
+	if (d->personality == SPICEBD_PERSONALITY_CDROM)
+		m->flags |= SPICEBD_MEDIUM_READ_ONLY;
+	if (m->flags & SPICEBD_MEDIUM_READ_ONLY)
+		m->flags &= ~(SPICEBD_MEDIUM_FLUSH | SPICEBD_MEDIUM_FUA |
+			      SPICEBD_MEDIUM_DISCARD |
+			      SPICEBD_MEDIUM_WRITE_ZEROES);
+	if (!m->discard_align)
+		m->discard_align = m->block_size;
+	if (!is_power_of_2(m->discard_align)) {
+		*why = "the discard granularity is not a power of two";
+		return -EINVAL;
+	}
+	m->discard_align = max(m->discard_align, m->block_size);
+	if (!m->max_discard)
+		m->max_discard = SBD_DEFAULT_MAX_DISCARD;
+	m->max_discard = round_down(m->max_discard, m->discard_align);
+	if (!m->max_discard)
+		m->flags &= ~(SPICEBD_MEDIUM_DISCARD |
+			      SPICEBD_MEDIUM_WRITE_ZEROES);
+	m->io_opt = round_down(m->io_opt, m->block_size);
+	return 0;
+}
+
+/**
+ * sbd_medium_limits - the limits that the block layer has to keep
+ * @d: the drive
+ * @m: the medium, or NULL for an empty drive
+ * @lim: what to change
+ */
+void sbd_medium_limits(const struct sbd_drive *d, const struct sbd_medium *m,
+		       struct queue_limits *lim)
+{
+	lim->logical_block_size = logical_block(d);
+	lim->physical_block_size = m ? m->block_size : logical_block(d);
+	lim->io_min = lim->physical_block_size;
+	lim->io_opt = m ? m->io_opt : 0;
+	lim->max_hw_sectors = d->max_io >> SECTOR_SHIFT;
+	lim->max_segments = USHRT_MAX;
+	lim->max_segment_size = UINT_MAX;
+	lim->max_hw_discard_sectors = 0;
+	lim->max_write_zeroes_sectors = 0;
+	lim->discard_granularity = 0;
+	lim->features &= ~(BLK_FEAT_WRITE_CACHE | BLK_FEAT_FUA |
+			   BLK_FEAT_ROTATIONAL);
+	if (!m)
+		return;
+	if (m->flags & SPICEBD_MEDIUM_FLUSH)
+		lim->features |= BLK_FEAT_WRITE_CACHE;
+	if (m->flags & SPICEBD_MEDIUM_FUA)
+		lim->features |= BLK_FEAT_FUA;
+	if (m->flags & SPICEBD_MEDIUM_ROTATIONAL)
+		lim->features |= BLK_FEAT_ROTATIONAL;
+	if (m->flags & SPICEBD_MEDIUM_DISCARD) {
+		lim->max_hw_discard_sectors = m->max_discard >> SECTOR_SHIFT;
+		lim->discard_granularity = m->discard_align;
+	}
+	if (m->flags & SPICEBD_MEDIUM_WRITE_ZEROES)
+		lim->max_write_zeroes_sectors = m->max_discard >> SECTOR_SHIFT;
+}
+
+/* What a verb that succeeded means for the drive; drive->lock held. */
+static void apply(struct sbd_drive *d, unsigned int args,
+		  unsigned int happened, const struct sbd_medium *m)
+{
+	if (m) {
+		d->medium = *m;
+		d->generation++;
+	}
+	if (happened & SBD_TRAY_UNREADABLE) {
+		d->gate |= SBD_GATE_EMPTY;
+		d->ready = false;
+		d->generation++;
+		/*
+		 * Whoever still has it open must not meet the next medium. An
+		 * opener that opens its own tray is no such one: that is how a
+		 * CD is changed.
+		 */
+		if (d->openers && !((args & SBD_ARG_SELF) && d->tray.has_tray))
+			d->gate |= SBD_GATE_STALE;
+	}
+	if (happened & SBD_TRAY_REMOVED) {
+		memset(&d->medium, 0, sizeof(d->medium));
+		sbd_helper_forget_locked(d);
+	}
+	sbd_queue_clock(d);
+}
+
+/**
+ * sbd_verb - carry out a verb of the drive's tray
+ * @d: the drive
+ * @verb: what to do
+ * @args: SBD_ARG_FORCE, SBD_ARG_SELF
+ * @m: the medium, for SBD_VERB_INSERT; the asker is the drive's helper
+ * @generation: where the new generation goes, or NULL
+ *
+ * Context: a netlink command, or an ioctl, open or release through the CD-ROM
+ * layer, so with or without open_mutex. Waits for no I/O and no helper. When
+ * it returns, every request for a medium that cannot be read any more has
+ * ended.
+ *
+ * Return: as sbd_tray_do(), or -ENODEV, or -ENOTCONN for an insert with no
+ * queue bound.
+ */
+int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
+	     const struct sbd_medium *m, u64 *generation)
+{
+	unsigned int noio = sbd_ctl_lock(d);
+	unsigned int happened = 0;
+	struct sbd_tray tray;
+	u32 others;
+	int ret;
+
+	spin_lock(&d->lock);
+	if (d->gate & SBD_GATE_GONE) {
+		ret = -ENODEV;
+		goto unlock;
+	}
+	/* The tray of a drive with an old medium's openers is not held shut. */
+	others = d->openers;
+	if (others && (args & SBD_ARG_SELF))
+		others = d->tray.has_tray ? 0 : others - 1;
+	if (others)
+		args |= SBD_ARG_IN_USE;
+	if (d->gate & SBD_GATE_STALE)
+		args |= SBD_ARG_STALE;
+	tray = d->tray;
+	ret = sbd_tray_do(&tray, verb, args, &happened);
+	if (!ret && m && !d->nr_socks)
+		ret = -ENOTCONN;
+	if (!ret) {
+		d->tray = tray;
+		apply(d, args, happened, m);
+	}
+	if (generation)
+		*generation = d->generation;
+unlock:
+	spin_unlock(&d->lock);
+
+	if (happened & SBD_TRAY_REQUEST)
+		sbd_event_eject_request(d);
+	if (!ret) {
+		if (happened & SBD_TRAY_UNREADABLE)
+			sbd_queue_end_all(d);
+		if (happened & SBD_TRAY_LOCK)
+			sbd_event(d, SPICEBD_EVENT_LOCK_CHANGED);
+		if (happened & SBD_TRAY_MOVED)
+			sbd_event(d, SPICEBD_EVENT_TRAY_MOVED);
+		if (happened & (SBD_TRAY_READABLE | SBD_TRAY_UNREADABLE))
+			queue_work(sbd_slow_wq, &d->medium_work);
+	}
+	sbd_ctl_unlock(d, noio);
+	return ret;
+}
+
+/**
+ * sbd_medium_due - has the work item anything to do?
+ * @d: the drive
+ *
+ * Context: ->release; a guess that is wrong costs nothing.
+ */
+bool sbd_medium_due(const struct sbd_drive *d)
+{
+	return READ_ONCE(d->leftover) ||
+	       (READ_ONCE(d->tray.medium) && !READ_ONCE(d->tray.open) &&
+		!READ_ONCE(d->ready));
+}
+
+/* One uevent, and what belongs to it. Context: the work item. */
+static void announce(struct sbd_drive *d)
+{
+	disk_force_media_change(d->disk);
+	atomic_set(&d->media_event, 1);
+	sbd_stats_add(d, SPICEBD_A_STATS_MEDIUM_CHANGES, 1);
+	/* Older kernels want to scan again now; that was done before. */
+	clear_bit(GD_NEED_PART_SCAN, &d->disk->state);
+}
+
+/*
+ * Sets a mark, if the medium can still be read and is the one that is being
+ * shown. Context: the work item.
+ */
+static bool still_shown(struct sbd_drive *d, bool ready)
+{
+	bool ret;
+
+	spin_lock(&d->lock);
+	ret = sbd_readable(d) && d->generation == d->shown;
+	if (ret && ready)
+		d->ready = true;
+	else if (ret)
+		d->gate &= ~SBD_GATE_EMPTY;
+	spin_unlock(&d->lock);
+	return ret;
+}
+
+/* Context: the work item. */
+static void show(struct sbd_drive *d, u64 generation,
+		 const struct sbd_medium *m)
+{
+	bool partitions = d->personality == SPICEBD_PERSONALITY_DISK;
+	struct gendisk *disk = d->disk;
+	struct queue_limits lim;
+	u64 size = round_down(m->size, logical_block(d));
+	bool ok;
+	int ret;
+
+	d->shown = generation;
+	lim = queue_limits_start_update(disk->queue);
+	sbd_medium_limits(d, m, &lim);
+	ret = queue_limits_commit_update_frozen(disk->queue, &lim);
+	if (ret) {
+		pr_err("%s: the medium's limits cannot be set: error %d\n",
+		       disk->disk_name, ret);
+		return;
+	}
+	if (partitions)
+		set_disk_ro(disk, m->flags & SPICEBD_MEDIUM_READ_ONLY);
+	set_capacity(disk, size >> SECTOR_SHIFT);
+	if (!still_shown(d, false))
+		return;
+
+	/*
+	 * Opens wait on open_mutex until all is done. A cdrom's may wait for
+	 * us instead, holding that mutex (sbd_cdrom_tray_move()).
+	 */
+	if (partitions) {
+		mutex_lock(&disk->open_mutex);
+		bdev_disk_changed(disk, false);
+	}
+	ok = still_shown(d, true);
+	if (ok) {
+		announce(d);
+		d->announced = true;
+	}
+	if (partitions)
+		mutex_unlock(&disk->open_mutex);
+	if (ok)
+		sbd_event(d, SPICEBD_EVENT_MEDIUM_CHANGED);
+}
+
+/* Tells whoever has a partition of the old medium open. */
+static void mark_partitions_dead(struct gendisk *disk)
+{
+	struct block_device *part;
+	unsigned long index;
+
+	rcu_read_lock();
+	xa_for_each_start(&disk->part_tbl, index, part, 1) {
+		if (!kobject_get_unless_zero(&part->bd_device.kobj))
+			continue;
+		rcu_read_unlock();
+		bdev_mark_dead(part, true);
+		put_device(&part->bd_device);
+		rcu_read_lock();
+	}
+	rcu_read_unlock();
+}
+
+/* Context: the work item; the capacity is 0. */
+static void drop_partitions(struct sbd_drive *d)
+{
+	struct gendisk *disk = d->disk;
+
+	if (d->personality != SPICEBD_PERSONALITY_DISK)
+		return;
+	mutex_lock(&disk->open_mutex);
+	/* If one is open they stay until the last opener has gone. */
+	WRITE_ONCE(d->leftover, bdev_disk_changed(disk, false) == -EBUSY);
+	mutex_unlock(&disk->open_mutex);
+}
+
+/* Context: the work item; the gate is closed. */
+static void hide(struct sbd_drive *d)
+{
+	set_capacity(d->disk, 0);
+	mark_partitions_dead(d->disk);
+	drop_partitions(d);
+	if (d->announced)
+		announce(d);
+	d->announced = false;
+	d->shown = 0;
+	sbd_event(d, SPICEBD_EVENT_MEDIUM_CHANGED);
+}
+
+/**
+ * sbd_medium_work - bring what the block layer was shown in line with the state
+ * @work: sbd_drive.medium_work
+ *
+ * Context: worker; may wait for I/O.
+ */
+void sbd_medium_work(struct work_struct *work)
+{
+	struct sbd_drive *d = container_of(work, struct sbd_drive,
+					   medium_work);
+	unsigned int noio = memalloc_noio_save();
+	struct sbd_medium m;
+	bool unused;
+	u64 wanted;
+
+	for (;;) {
+		spin_lock(&d->lock);
+		wanted = sbd_readable(d) ? d->generation : 0;
+		m = d->medium;
+		unused = !d->openers;
+		spin_unlock(&d->lock);
+
+		if (d->leftover && unused && !d->shown)
+			drop_partitions(d);
+		if (wanted == d->shown)
+			break;
+		if (d->shown)
+			hide(d);
+		else
+			show(d, wanted, &m);
+	}
+	memalloc_noio_restore(noio);
+	wake_up_all(&d->ready_wait);
+}
