@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Ownership of a connection's descriptor: ours until spice_server_add_client()
+ * has taken it; from then on libspice-server closes it, right after its
+ * DISCONNECTED event, so until that event shutdown() is safe to call on it, and
+ * is how a session is ended.
+ */
+#include "gate.h"
+
+#include <arpa/inet.h>
+#include <endian.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <spice/enums.h>
+#include <spice/protocol.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "frame.h"
+#include "log.h"
+#include "loop.h"
+#include "sock.h"
+
+#define CONNS_MAX	256
+#define WAITING_MAX	32	/* connections that nobody has authenticated */
+#define PEEK_TIME	5000	/* ms to say what one wants */
+#define LINK_TIME	15000	/* ms to authenticate */
+#define RETRY_TIME	20	/* ms between looks at a request that came in pieces */
+#define TLS_HANDSHAKE	0x16	/* first byte of a TLS connection */
+
+enum conn_state {
+	CONN_PEEK,	/* ours: waiting for its request */
+	CONN_LINKING,	/* libspice-server's: authenticating */
+	CONN_UP,	/* a channel of a session */
+};
+
+struct conn {
+	struct conn *next;
+	enum conn_state state;
+	int fd;
+	struct loop_watch *watch;
+	long long deadline;
+	const SpiceChannelEventInfo *info;	/* libspice-server's name for it */
+	uint32_t session;
+	int type;
+	bool tls;
+	char who[INET6_ADDRSTRLEN + 24];
+};
+
+static SpiceServer *server;
+static struct gate_params params;
+static const struct gate_hooks *hooks;
+static struct loop_watch *listen_watch;
+static struct loop_timer *timer;
+static struct conn *conns, *handing;
+static unsigned int n_conns;
+
+static struct {
+	bool here;
+	uint32_t session;
+	long long since;
+	bool inputs;
+	uint8_t secret[FRAME_SECRET_LEN];
+	char who[sizeof(((struct conn *)0)->who)];
+} client;
+
+/* ---- connections ---- */
+
+static void conn_forget(struct conn *c)
+{
+	struct conn **p;
+
+	for (p = &conns; *p != c; p = &(*p)->next)
+		;
+	*p = c->next;
+	n_conns--;
+	if (handing == c)
+		handing = NULL;
+	loop_watch_remove(c->watch);
+	free(c);
+	if (n_conns < CONNS_MAX && listen_watch)
+		loop_watch_set(listen_watch, LOOP_READ);
+}
+
+static void conn_close(struct conn *c)
+{
+	int fd = c->fd;
+
+	conn_forget(c);
+	close(fd);
+}
+
+static unsigned int count(enum conn_state state)
+{
+	unsigned int n = 0;
+	struct conn *c;
+
+	for (c = conns; c; c = c->next)
+		n += c->state == state;
+	return n;
+}
+
+/* Says no in the protocol's words, so that the client can tell its user why. */
+static void refuse(struct conn *c, uint32_t error, const char *why)
+{
+	struct {
+		SpiceLinkHeader header;
+		SpiceLinkReply reply;
+	} __attribute__((packed)) msg = {
+		.header.magic = SPICE_MAGIC,
+		.header.major_version = htole32(SPICE_VERSION_MAJOR),
+		.header.minor_version = htole32(SPICE_VERSION_MINOR),
+		.header.size = htole32(sizeof(msg.reply)),
+		.reply.error = htole32(error),
+		.reply.caps_offset = htole32(sizeof(msg.reply)),
+	};
+
+	log_notice("connection from %s refused: %s", c->who, why);
+	if (send(c->fd, &msg, sizeof(msg), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		log_debug("could not tell %s: %s", c->who, strerror(errno));
+	conn_close(c);
+}
+
+/* ---- who gets in ---- */
+
+/* A client that does not speak to us must not keep out one that does. */
+static bool client_holds(void)
+{
+	return client.here && (hooks->speaks() || now_ms() - client.since < params.hello_timeout);
+}
+
+static void hand_over(struct conn *c)
+{
+	int fd = c->fd, r;
+
+	loop_watch_remove(c->watch);
+	c->watch = NULL;
+	c->state = CONN_LINKING;
+	c->deadline = now_ms() + LINK_TIME;
+	handing = c;
+	r = c->tls ? spice_server_add_ssl_client(server, fd, 0) :
+		     spice_server_add_client(server, fd, 0);
+	/* The connection may have come and gone by now; then handing is NULL. */
+	if (handing && r < 0)
+		conn_forget(handing);
+	handing = NULL;
+	if (r < 0)
+		close(fd);
+}
+
+static void judge(struct conn *c, const SpiceLinkMess *mess)
+{
+	uint32_t session = le32toh(mess->connection_id);
+
+	if (mess->channel_type == SPICE_CHANNEL_MAIN) {
+		if (session)
+			refuse(c, SPICE_LINK_ERR_BAD_CONNECTION_ID, "it wants to take over a session");
+		else if (client_holds())
+			refuse(c, SPICE_LINK_ERR_PERMISSION_DENIED, "another client is connected");
+		else
+			hand_over(c);
+		return;
+	}
+	if (!client.here || session != client.session)
+		refuse(c, SPICE_LINK_ERR_BAD_CONNECTION_ID, "its session is over");
+	else
+		hand_over(c);
+}
+
+/*
+ * Inside TLS the request cannot be seen before it is too late. While a client
+ * is being served, only as many connections are let in as that client has
+ * channels left to link.
+ */
+static void judge_tls(struct conn *c)
+{
+	unsigned int expected = hooks->expected(), linking = count(CONN_LINKING);
+	bool inputs = !client.inputs && now_ms() - client.since < params.hello_timeout;
+
+	c->tls = true;
+	if (client_holds() && linking >= expected + inputs) {
+		log_notice("connection from %s refused: another client is connected", c->who);
+		conn_close(c);
+		return;
+	}
+	hand_over(c);
+}
+
+static void look_again(struct conn *c)
+{
+	/* A watch would fire without end for the bytes that are already there. */
+	loop_watch_set(c->watch, 0);
+	loop_timer_start(timer, RETRY_TIME);
+}
+
+static void peek(int fd, int events, void *opaque)
+{
+	struct conn *c = opaque;
+	struct {
+		SpiceLinkHeader header;
+		SpiceLinkMess mess;
+	} __attribute__((packed)) req;
+	ssize_t n = recv(fd, &req, sizeof(req), MSG_PEEK | MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		conn_close(c);
+		return;
+	}
+	if (*(uint8_t *)&req == TLS_HANDSHAKE) {
+		if (params.tls) {
+			judge_tls(c);
+			return;
+		}
+		log_notice("connection from %s refused: it speaks TLS and this listener does not: configure tls-cert=, tls-key= and tls-ca=",
+			   c->who);
+		conn_close(c);
+		return;
+	}
+	if (memcmp(&req, "REDQ", n < 4 ? n : 4)) {
+		log_notice("connection from %s refused: it does not speak Spice", c->who);
+		conn_close(c);
+	} else if (params.tls && n >= 4) {
+		refuse(c, SPICE_LINK_ERR_NEED_SECURED, "this listener speaks TLS only");
+	} else if (n < sizeof(req)) {
+		look_again(c);
+	} else if (le32toh(req.header.major_version) != SPICE_VERSION_MAJOR ||
+		   le32toh(req.header.size) < sizeof(req.mess) ||
+		   le32toh(req.header.size) > 4096) {
+		refuse(c, SPICE_LINK_ERR_INVALID_DATA, "a malformed request");
+	} else {
+		judge(c, &req.mess);
+	}
+}
+
+static void name_peer(struct conn *c)
+{
+	struct sockaddr_storage ss = { 0 };
+	struct sockaddr_in *in = (void *)&ss;
+	struct sockaddr_in6 *in6 = (void *)&ss;
+	socklen_t len = sizeof(ss);
+	char host[INET6_ADDRSTRLEN] = "?";
+	struct ucred cred;
+
+	getpeername(c->fd, (void *)&ss, &len);
+	if (ss.ss_family == AF_INET) {
+		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+		snprintf(c->who, sizeof(c->who), "%s:%u", host, ntohs(in->sin_port));
+	} else if (ss.ss_family == AF_INET6) {
+		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+		snprintf(c->who, sizeof(c->who), "[%s]:%u", host, ntohs(in6->sin6_port));
+	} else {
+		len = sizeof(cred);
+		if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+			cred.pid = 0;
+		snprintf(c->who, sizeof(c->who), "local process %d", (int)cred.pid);
+	}
+}
+
+static void on_listener(int fd, int events, void *opaque)
+{
+	struct conn *c;
+	int s;
+
+	s = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (s < 0) {
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+			loop_watch_set(listen_watch, 0);	/* the timer tries again */
+			loop_timer_start(timer, 1000);
+		}
+		return;
+	}
+	c = calloc(1, sizeof(*c));
+	if (!c || count(CONN_PEEK) + count(CONN_LINKING) >= WAITING_MAX) {
+		free(c);
+		close(s);
+		return;
+	}
+	c->fd = s;
+	c->state = CONN_PEEK;
+	c->deadline = now_ms() + PEEK_TIME;
+	c->next = conns;
+	conns = c;
+	if (++n_conns >= CONNS_MAX)
+		loop_watch_set(listen_watch, 0);
+	name_peer(c);
+	c->watch = loop_watch_add(s, LOOP_READ, peek, c);
+	if (!c->watch) {
+		conn_close(c);
+		return;
+	}
+	loop_timer_start(timer, 1000);
+}
+
+static void on_timer(void *opaque)
+{
+	struct conn *c, *next;
+	long long now = now_ms();
+
+	if (n_conns < CONNS_MAX)
+		loop_watch_set(listen_watch, LOOP_READ);
+	for (c = conns; c; c = next) {
+		next = c->next;
+		if (c->state == CONN_PEEK && now >= c->deadline) {
+			log_debug("connection from %s said nothing", c->who);
+			conn_close(c);
+		} else if (c->state == CONN_PEEK) {
+			loop_watch_set(c->watch, LOOP_READ);
+		} else if (c->state == CONN_LINKING && now >= c->deadline) {
+			log_notice("connection from %s did not authenticate in time", c->who);
+			shutdown(c->fd, SHUT_RDWR);
+		}
+	}
+	if (count(CONN_PEEK) + count(CONN_LINKING))
+		loop_timer_start(timer, 1000);
+}
+
+/* ---- what libspice-server says ---- */
+
+static struct conn *find(const SpiceChannelEventInfo *info)
+{
+	struct conn *c;
+
+	for (c = conns; c && c->info != info; c = c->next)
+		;
+	return c;
+}
+
+/*
+ * Whoever is still authenticating wants a session of his own, or a channel of
+ * the session before: a second session would throw this one out.
+ */
+static void client_came(const struct conn *main_conn)
+{
+	struct conn *c;
+
+	client.here = true;
+	client.session = main_conn->session;
+	client.since = now_ms();
+	client.inputs = false;
+	random_bytes(client.secret, sizeof(client.secret));
+	strcpy(client.who, main_conn->who);
+	for (c = conns; c; c = c->next)
+		if (c->state == CONN_LINKING)
+			shutdown(c->fd, SHUT_RDWR);
+	log_info("client %s connected", client.who);
+	hooks->client(true, client.who);
+}
+
+static void client_went(void)
+{
+	client.here = false;
+	explicit_bzero(client.secret, sizeof(client.secret));
+	log_info("client %s disconnected", client.who);
+	hooks->client(false, client.who);
+}
+
+void gate_channel_event(int event, SpiceChannelEventInfo *info)
+{
+	struct conn *c;
+
+	if (event == SPICE_CHANNEL_EVENT_CONNECTED) {
+		if (handing)
+			handing->info = info;
+		return;
+	}
+	c = find(info);
+	if (!c)
+		return;
+	if (event == SPICE_CHANNEL_EVENT_INITIALIZED) {
+		c->state = CONN_UP;
+		c->session = info->connection_id;
+		c->type = info->type;
+		if (c->type == SPICE_CHANNEL_MAIN)
+			client_came(c);
+		else if (c->type == SPICE_CHANNEL_INPUTS)
+			client.inputs = true;
+	} else if (event == SPICE_CHANNEL_EVENT_DISCONNECTED) {
+		if (c->state == CONN_LINKING)
+			log_notice("connection from %s was not let in: wrong password, or it went away",
+				   c->who);
+		else if (c->type == SPICE_CHANNEL_MAIN && client.here &&
+			 c->session == client.session)
+			client_went();
+		conn_forget(c);
+	}
+}
+
+const uint8_t *gate_secret(void)
+{
+	return client.secret;
+}
+
+void gate_end_client(const char *why)
+{
+	struct conn *c;
+
+	if (!client.here)
+		return;
+	log_notice("ending the session of client %s: %s", client.who, why);
+	for (c = conns; c; c = c->next)
+		if (c->state == CONN_UP && c->session == client.session)
+			shutdown(c->fd, SHUT_RDWR);
+}
+
+bool gate_init(SpiceServer *srv, const struct gate_params *prm, const struct gate_hooks *hks)
+{
+	server = srv;
+	params = *prm;
+	hooks = hks;
+	timer = loop_timer_add(on_timer, NULL);
+	listen_watch = loop_watch_add(params.listener, LOOP_READ, on_listener, NULL);
+	return timer && listen_watch;
+}

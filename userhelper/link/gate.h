@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The gate: who gets in. Accepts the connections of the Spice listener, looks
+ * at what each one wants, and gives it to libspice-server or refuses it.
+ *
+ * libspice-server lets every new session throw out the one before it. Here a
+ * person who is being served is not thrown out by the next.
+ */
+#ifndef SPICEBD_LINK_GATE_H
+#define SPICEBD_LINK_GATE_H
+
+#include <spice.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct gate_hooks {
+	bool (*speaks)(void);			/* the client's share said hello and lives */
+	unsigned int (*expected)(void);		/* channels that the client may still link */
+	void (*client)(bool came, const char *who);
+};
+
+struct gate_params {
+	int listener;
+	bool tls;			/* and nothing else */
+	unsigned int hello_timeout;	/* ms that a new client has to say hello */
+};
+
+bool gate_init(SpiceServer *server, const struct gate_params *params,
+	       const struct gate_hooks *hooks);
+
+/* From the core interface of libspice-server. */
+void gate_channel_event(int event, SpiceChannelEventInfo *info);
+
+const uint8_t *gate_secret(void);
+void gate_end_client(const char *why);
+
+#endif /* SPICEBD_LINK_GATE_H */

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* spicebd-link: one Spice listener of its own, and the media of whoever connects. */
+#include <errno.h>
+#include <getopt.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "conf.h"
+#include "daemon.h"
+#include "gate.h"
+#include "log.h"
+#include "loop.h"
+#include "port.h"
+#include "sandbox.h"
+#include "server.h"
+#include "sock.h"
+
+static struct conf conf;
+static struct session_params session_params;
+
+/* ---- the parts, put together ---- */
+
+static void daemon_came(void)
+{
+	ports_for_each(session_replay);
+}
+
+static void daemon_went(void)
+{
+	ports_for_each(session_daemon_gone);
+}
+
+static void open_stream(const struct link_msg *m)
+{
+	struct session *s = port_session(m->port);
+	struct link_msg answer = {
+		.type = LINK_STREAM_FAILED, .port = m->port, .offer = m->offer, .tag = m->tag,
+		.error = ENODEV, .text = "no such port",
+	};
+
+	if (s)
+		session_open_stream(s, m->offer, m->tag);
+	else
+		daemon_send(&answer, -1);
+}
+
+static void daemon_heard(const struct link_msg *m)
+{
+	struct session *s = port_session(m->port);
+
+	switch (m->type) {
+	case LINK_ADD_PORT:
+		port_add(m->port);
+		break;
+	case LINK_DEL_PORT:
+		port_del(m->port);
+		break;
+	case LINK_OPEN:
+		open_stream(m);
+		break;
+	case LINK_NOTICE:
+		if (s)
+			session_notice(s, m->offer, m->flags);
+		break;
+	case LINK_RESET_PORT:
+		if (s)
+			session_reset(s, "the daemon asked for it");
+		break;
+	case LINK_GET_STATS:
+		if (s)
+			session_get_stats(s);
+		break;
+	default:
+		log_warn("unknown message %u from the daemon: versions differ?", m->type);
+	}
+}
+
+static const struct daemon_hooks daemon_hooks = {
+	.came = daemon_came,
+	.went = daemon_went,
+	.heard = daemon_heard,
+};
+
+static const struct port_hooks port_hooks = {
+	.secret = gate_secret,
+	.end_client = gate_end_client,
+	.emit = daemon_send,
+};
+
+static void client_changed(bool came, const char *who)
+{
+	struct link_msg m = { .type = LINK_CLIENT, .flags = came };
+
+	snprintf(m.text, sizeof(m.text), "%s", who);
+	daemon_send(&m, -1);
+}
+
+static const struct gate_hooks gate_hooks = {
+	.speaks = ports_any_up,
+	.expected = ports_unlinked,
+	.client = client_changed,
+};
+
+/* ---- start ---- */
+
+static void read_boot_id(uint8_t *id)
+{
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	char text[37] = "";
+	unsigned int n = 0, v;
+	const char *p;
+
+	if (fd < 0 || read(fd, text, 36) != 36)
+		text[0] = '\0';
+	if (fd >= 0)
+		close(fd);
+	for (p = text; n < FRAME_UUID_LEN && *p;) {
+		if (*p == '-') {
+			p++;
+			continue;
+		}
+		if (sscanf(p, "%2x", &v) != 1)
+			break;
+		id[n++] = v;
+		p += 2;
+	}
+}
+
+static void set_session_params(void)
+{
+	session_params.ping_interval = conf.ping_interval;
+	session_params.ping_timeout = conf.ping_timeout;
+	session_params.hello_timeout = conf.hello_timeout;
+	session_params.credit_budget = ((size_t)conf.memory_max << 20) / 2;
+	read_boot_id(session_params.boot_id);
+	random_bytes(session_params.instance, FRAME_UUID_LEN);
+}
+
+static int spice_socket(void)
+{
+	int fd = listen_fd_named("spice");
+
+	if (fd < 0)
+		fd = conf_bind(&conf);
+	if (fd < 0)
+		return -1;
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0 ||
+	    !conf_check_exposure(&conf, fd))
+		return -1;
+	return fd;
+}
+
+static int control_socket(const char *name)
+{
+	int fd = listen_fd_named("control");
+	char path[108];
+
+	if (fd >= 0) {
+		if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+			return -1;
+		return fd;
+	}
+	if (mkdir(run_dir(), 0755) < 0 && errno != EEXIST)
+		log_err("cannot make %s: %s", run_dir(), strerror(errno));
+	if (run_path(path, sizeof(path), "link") && mkdir(path, 0755) < 0 && errno != EEXIST)
+		log_err("cannot make %s: %s", path, strerror(errno));
+	if (!run_path(path, sizeof(path), "link/%s.sock", name)) {
+		log_err("the path of the private socket is too long: use a shorter SPICEBD_RUN_DIR");
+		return -1;
+	}
+	fd = sock_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 0600);
+	if (fd < 0)
+		log_err("cannot listen on %s: %s%s", path, strerror(-fd),
+			fd == -EADDRINUSE ? ": another spicebd-link of this name is running" : "");
+	return fd;
+}
+
+static void on_signal(int fd, int events, void *opaque)
+{
+	struct signalfd_siginfo si;
+
+	if (read(fd, &si, sizeof(si)) == sizeof(si)) {
+		log_info("ended by signal %u", si.ssi_signo);
+		loop_quit();
+	}
+}
+
+/* SIGPIPE: a peer's end must come as an error of its own write. */
+static bool catch_signals(void)
+{
+	sigset_t set;
+	int fd;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd >= 0 && loop_watch_add(fd, LOOP_READ, on_signal, NULL);
+}
+
+static int run(const char *name, bool sandbox)
+{
+	struct gate_params gate = { 0 };
+	uid_t owner = geteuid();
+	SpiceServer *server;
+	int control;
+
+	if (!conf_load(&conf, name))
+		return 1;
+	if (loop_init() < 0 || !catch_signals()) {
+		log_err("cannot set up the event loop: %s", strerror(errno));
+		return 1;
+	}
+	set_session_params();
+	gate.listener = spice_socket();
+	if (gate.listener < 0)
+		return 1;
+	control = control_socket(name);
+	if (control < 0)
+		return 1;
+	server = spice_start(&conf);
+	if (!server)
+		return 1;
+	explicit_bzero(conf.password, sizeof(conf.password));
+	gate.tls = conf.tls_cert;
+	gate.hello_timeout = conf.hello_timeout;
+	ports_init(server, &session_params, &port_hooks);
+	if (!gate_init(server, &gate, &gate_hooks) ||
+	    !daemon_init(control, owner, conf.address, &daemon_hooks)) {
+		log_err("out of memory");
+		return 1;
+	}
+	log_notice("link %s: listening on %s%s", name, conf.address, gate.tls ? " with TLS" : "");
+	sd_notify(1, "READY=1");
+	if (sandbox ? !sandbox_enter(conf.user, conf.memory_max) : false)
+		return 1;
+	loop_run();
+	return 0;
+}
+
+static void usage(FILE *f)
+{
+	fprintf(f,
+		"Usage: spicebd-link [OPTIONS] NAME\n"
+		"Serve the Spice listener NAME, configured in links.d/NAME.conf.\n"
+		"\n"
+		"  --debug        log more\n"
+		"  --no-sandbox   keep all rights; for debugging only\n"
+		"  --help         print this and exit\n"
+		"  --version      print the version and exit\n");
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "debug", no_argument, NULL, 'd' },
+		{ "no-sandbox", no_argument, NULL, 'n' },
+		{ "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' },
+		{ 0 },
+	};
+	bool debug = false, sandbox = true;
+	int o;
+
+	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (o) {
+		case 'd':
+			debug = true;
+			break;
+		case 'n':
+			sandbox = false;
+			break;
+		case 'h':
+			usage(stdout);
+			return 0;
+		case 'V':
+			printf("spicebd-link %s\n", SPICEBD_VERSION);
+			return 0;
+		default:
+			usage(stderr);
+			return 2;
+		}
+	}
+	log_init("spicebd-link", debug);
+	if (argc - optind != 1 || !conf_name_ok(argv[optind])) {
+		usage(stderr);
+		return 2;
+	}
+	return run(argv[optind], sandbox);
+}

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* One port's session: epochs, hello, pings and the order of what is sent. */
+#include "session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+#include "session_impl.h"
+#include "sock.h"
+
+#define EPOCHS_MAX	16	/* new epochs in ... */
+#define EPOCHS_WINDOW	10000	/* ... ms, before it is an attack or a loop */
+
+void session_emit(struct session *s, struct link_msg *m, int fd)
+{
+	m->port = s->port;
+	m->epoch = s->epoch;
+	s->ops->emit(m, fd);
+}
+
+/* ---- sending ---- */
+
+uint8_t *session_room(struct session *s)
+{
+	if (CTL_MAX - s->ctl_len >= FRAME_SMALL_MAX)
+		return s->ctl + s->ctl_len;
+	/* A share that asks but does not read what it is answered. */
+	if (!s->failed) {
+		s->ctl_len = 0;
+		session_fail(s, FRAME_ERR_LIMIT, "more requests than answers taken");
+	}
+	return NULL;
+}
+
+void session_queued(struct session *s, size_t len)
+{
+	s->ctl_len += len;
+	s->tx_frames++;
+	s->ops->wakeup(s->opaque);
+}
+
+size_t session_output(struct session *s, uint8_t *buf, size_t size)
+{
+	size_t n;
+
+	if (!s->started)
+		return 0;
+	/*
+	 * Control frames were numbered when they were queued, data frames are
+	 * when they leave: nothing may overtake the queue.
+	 */
+	memcpy(buf, s->ctl, s->ctl_len);
+	n = s->ctl_len;
+	s->ctl_len = 0;
+	if (s->up && !s->failed)
+		n += streams_output(s, buf + n, size - n);
+	s->tx_bytes += n;
+	return n;
+}
+
+static void send_hello(struct session *s)
+{
+	struct frame_hello h = {
+		.version = FRAME_VERSION,
+		.role = FRAME_ROLE_LINK,
+		.epoch = s->epoch,
+		.frame_max = FRAME_MAX,
+		.ping_interval = s->params->ping_interval,
+		.ping_timeout = s->params->ping_timeout,
+	};
+	uint8_t *out = session_room(s);
+
+	memcpy(h.secret, s->secret, sizeof(h.secret));
+	memcpy(h.boot_id, s->params->boot_id, sizeof(h.boot_id));
+	memcpy(h.instance, s->params->instance, sizeof(h.instance));
+	if (out)
+		session_queued(s, frame_pack_hello(&s->tx, out, &h));
+}
+
+/* ---- beginning and end ---- */
+
+static void forget_offers(struct session *s)
+{
+	size_t i;
+
+	for (i = 0; i < FRAME_OFFERS_MAX; i++) {
+		free(s->offers[i]);
+		s->offers[i] = NULL;
+	}
+	s->offers_end = false;
+}
+
+void session_down(struct session *s, const char *why)
+{
+	struct link_msg m = { .type = LINK_PORT_DOWN };
+
+	streams_abort(s, false, ENOTCONN, why);
+	forget_offers(s);
+	if (!s->up)
+		return;
+	s->up = false;
+	log_info("port %u: down: %s", s->port, why);
+	snprintf(m.text, sizeof(m.text), "%s", why);
+	session_emit(s, &m, -1);
+}
+
+static bool epochs_in_bounds(struct session *s)
+{
+	long long now = now_ms();
+
+	if (now - s->epochs_since > EPOCHS_WINDOW) {
+		s->epochs_since = now;
+		s->n_epochs = 0;
+	}
+	return ++s->n_epochs <= EPOCHS_MAX;
+}
+
+/* Start anew within the transport: what was sent before is of no meaning now. */
+void session_epoch(struct session *s, const char *why)
+{
+	uint32_t epoch;
+
+	session_down(s, why);
+	if (!s->started || s->failed)
+		return;
+	if (!epochs_in_bounds(s)) {
+		session_fail(s, FRAME_ERR_LIMIT, "too many new sessions in a short time");
+		return;
+	}
+	do {
+		random_bytes(&epoch, sizeof(epoch));
+	} while (!epoch || epoch == s->epoch);
+	s->epoch = epoch;
+	s->tx.epoch = epoch;
+	s->tx.seq = 0;
+	s->ctl_len = 0;
+	s->next_stream = 1;
+	frame_rx_init(s->rx, epoch);
+	s->hello_due = now_ms() + s->params->hello_timeout;
+	send_hello(s);
+	loop_timer_start(s->timer, s->params->hello_timeout);
+	log_debug("port %u: epoch %08x: %s", s->port, epoch, why);
+}
+
+void session_start(struct session *s, const uint8_t *secret)
+{
+	memcpy(s->secret, secret, sizeof(s->secret));
+	s->started = true;
+	s->failed = false;
+	s->said_quiet = false;
+	s->last_heard = now_ms();
+	session_epoch(s, "connected");
+}
+
+void session_stop(struct session *s, const char *why)
+{
+	session_down(s, why);
+	s->started = false;
+	s->ctl_len = 0;
+	loop_timer_stop(s->timer);
+}
+
+/*
+ * May be called from anywhere, so it frees nothing: the transport, which gives
+ * the BYE a moment to leave, ends the session by session_stop().
+ */
+void session_fail(struct session *s, enum frame_code code, const char *why)
+{
+	uint8_t *out;
+
+	if (s->failed || !s->started)
+		return;
+	s->failed = true;
+	log_warn("port %u: %s: %s: the client is disconnected", s->port, frame_code_str(code), why);
+	out = session_room(s);
+	if (out)
+		session_queued(s, frame_pack_code(&s->tx, out, FRAME_BYE, 0, code, why));
+	loop_timer_stop(s->timer);
+	s->ops->fail(s->opaque, why);
+}
+
+/* ---- receiving ---- */
+
+void session_input(struct session *s, const uint8_t *data, size_t len)
+{
+	const uint8_t *payload;
+	struct frame_header h;
+
+	s->rx_bytes += len;
+	while (s->started && !s->failed) {
+		switch (frame_rx_feed(s->rx, &data, &len, &h, &payload)) {
+		case FRAME_RX_NEED_MORE:
+			return;
+		case FRAME_RX_SKIPPED:
+			break;
+		case FRAME_RX_LOST:
+			log_info("port %u: frames were lost: starting a new session", s->port);
+			session_epoch(s, "frames were lost");
+			break;
+		case FRAME_RX_FRAME:
+			s->rx_frames++;
+			session_hear(s, &h, payload);
+			break;
+		}
+	}
+}
+
+/* ---- time ---- */
+
+static void ping(struct session *s, long long now)
+{
+	uint8_t *out = session_room(s);
+
+	s->ping_due = now + s->params->ping_interval;
+	/* One at a time: the round trip is that of the last one answered. */
+	s->ping_sent = now;
+	if (out)
+		session_queued(s, frame_pack_u64(&s->tx, out, FRAME_PING, ++s->ping_token));
+}
+
+static void hello_late(struct session *s)
+{
+	s->hello_due = 0;
+	if (s->said_quiet)
+		return;
+	s->said_quiet = true;
+	log_notice("port %u: the client is connected but offers no media: it needs spicebd-share, other viewers are left alone",
+		   s->port);
+}
+
+static void session_tick(void *opaque)
+{
+	struct session *s = opaque;
+	long long now = now_ms(), next;
+
+	if (!s->started || s->failed)
+		return;
+	if (!s->up) {
+		if (s->hello_due && now >= s->hello_due)
+			hello_late(s);
+		else if (s->hello_due)
+			loop_timer_start(s->timer, s->hello_due - now);
+		return;
+	}
+	if (now - s->last_heard >= s->params->ping_timeout) {
+		log_notice("port %u: nothing heard for %lld s: the session is dead", s->port,
+			   (now - s->last_heard) / 1000);
+		session_down(s, "timed out");
+		s->ops->dead(s->opaque);
+		return;
+	}
+	if (now >= s->ping_due)
+		ping(s, now);
+	stream_check_deadlines(s, now);
+	next = s->last_heard + s->params->ping_timeout;
+	if (s->ping_due < next)
+		next = s->ping_due;
+	if (next > now + 1000)
+		next = now + 1000;
+	loop_timer_start(s->timer, next > now ? next - now : 1);
+}
+
+/* ---- what the daemon asks for ---- */
+
+void session_open_stream(struct session *s, uint32_t offer, uint32_t tag)
+{
+	struct link_msg m = { .type = LINK_STREAM_FAILED, .offer = offer, .tag = tag };
+	const char *why = "no client serves this port";
+	int err = ENOTCONN;
+
+	if (s->up && !s->failed && stream_open(s, offer, tag, &why, &err))
+		return;
+	m.error = err;
+	snprintf(m.text, sizeof(m.text), "%s", why);
+	session_emit(s, &m, -1);
+}
+
+void session_notice(struct session *s, uint32_t offer, uint32_t what)
+{
+	uint32_t v[2] = { what, offer };
+	uint8_t *out;
+
+	if (!s->up || s->failed || what < FRAME_NOTICE_INSERTED || what > FRAME_NOTICE_BUSY)
+		return;
+	out = session_room(s);
+	if (out)
+		session_queued(s, frame_pack_u32s(&s->tx, out, FRAME_NOTICE, 0, v, 2));
+}
+
+void session_reset(struct session *s, const char *why)
+{
+	session_epoch(s, why);
+}
+
+void session_get_stats(struct session *s)
+{
+	struct link_msg m = { .type = LINK_STATS };
+
+	m.u.stats.rx_bytes = s->rx_bytes;
+	m.u.stats.tx_bytes = s->tx_bytes;
+	m.u.stats.rx_frames = s->rx_frames;
+	m.u.stats.tx_frames = s->tx_frames;
+	m.u.stats.rtt_us = s->rtt_us;
+	m.u.stats.streams = s->n_streams;
+	session_emit(s, &m, -1);
+}
+
+void session_replay(struct session *s)
+{
+	struct link_msg m;
+	size_t i;
+
+	if (!s->up)
+		return;
+	session_emit_up(s);
+	for (i = 0; i < FRAME_OFFERS_MAX; i++)
+		if (s->offers[i])
+			session_emit_offer(s, s->offers[i]);
+	if (!s->offers_end)
+		return;
+	m = (struct link_msg) { .type = LINK_OFFERS_END };
+	session_emit(s, &m, -1);
+}
+
+void session_daemon_gone(struct session *s)
+{
+	streams_abort(s, true, ECONNRESET, "the daemon went away");
+}
+
+/* ---- life ---- */
+
+bool session_is_up(const struct session *s)
+{
+	return s->up;
+}
+
+long long session_last_heard(const struct session *s)
+{
+	return s->last_heard;
+}
+
+struct session *session_new(uint32_t port, const struct session_params *params,
+			    const struct session_ops *ops, void *opaque)
+{
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->rx = calloc(1, sizeof(*s->rx));
+	s->timer = loop_timer_add(session_tick, s);
+	if (!s->rx || !s->timer) {
+		loop_timer_remove(s->timer);
+		free(s->rx);
+		free(s);
+		return NULL;
+	}
+	s->port = port;
+	s->params = params;
+	s->ops = ops;
+	s->opaque = opaque;
+	return s;
+}
+
+void session_free(struct session *s)
+{
+	if (!s)
+		return;
+	session_stop(s, "port removed");
+	loop_timer_remove(s->timer);
+	free(s->rx);
+	free(s);
+}
