@@ -87,3 +87,20 @@ deb_line()
 	[ ! -e "$key" ] || option="[signed-by=$key] "
 	printf 'deb %s%s %s main\n' "$option" "$1" "$2"
 }
+
+# bootstrap SUITE DIRECTORY PACKAGES DEB_LINE…: a Debian of our own. mmdebstrap
+# starts from a clean configuration: what this machine needs to reach its
+# archive is passed on.
+bootstrap()
+{
+	local suite=$1 directory=$2 packages=$3 option options=()
+
+	shift 3
+	while read -r option; do
+		options+=("--aptopt=$option")
+	done < <(apt-config dump |
+		grep -E '^Acquire::(http|https)::Proxy|^Acquire::Check-' || :)
+	mmdebstrap --quiet --mode=root --variant=minbase "${options[@]}" \
+		--include="$packages" "$suite" "$directory" "$@" >&2
+	rm -rf "$directory"/var/{lib/apt/lists,cache/apt}/*
+}
