@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "server.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,12 +116,29 @@ static bool tls_files_ok(const struct conf *c)
 				readable("tls-key", c->tls_key) && readable("tls-ca", c->tls_ca));
 }
 
+/*
+ * GLib's generator, which makes the connection ids, opens /dev/urandom at its
+ * first use and falls back to the time: it must be used before the sandbox. It
+ * comes in with libspice-server and has no header here.
+ */
+static bool seed_glib(void)
+{
+	uint32_t (*random_int)(void) = (uint32_t (*)(void))dlsym(RTLD_DEFAULT, "g_random_int");
+
+	if (random_int) {
+		random_int();
+		return true;
+	}
+	log_err("libspice-server came without GLib: this build cannot be used");
+	return false;
+}
+
 SpiceServer *spice_start(const struct conf *c)
 {
 	SpiceServer *s;
 	int r;
 
-	if (!tls_files_ok(c))
+	if (!seed_glib() || !tls_files_ok(c))
 		return NULL;
 	s = spice_server_new();
 	if (!s)
