@@ -251,7 +251,7 @@ int linkconf_load(const char *name, struct linkconf *out, char *err, size_t errl
 
 	if (!linkconf_name_ok(name)) {
 		snprintf(err, errlen,
-			 "\"%.40s\" is no name of a link: a-z, 0-9, - and _, at most %d, first a-z or 0-9",
+			 "\"%.40s\" is no name of a link: a-z, 0-9, - and _, at most %d",
 			 name, LINKCONF_NAME_MAX);
 		return -EINVAL;
 	}

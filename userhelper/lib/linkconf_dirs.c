@@ -100,7 +100,8 @@ static void put_all(FILE *f, const struct linkconf *c)
 	put(f, "user", c->user);
 	if (c->insecure)
 		put(f, "insecure", "yes");
-	fprintf(f, "memory-max=%u\nsocket-mode=%04o\n", c->memory_max, (unsigned int)c->socket_mode);
+	fprintf(f, "memory-max=%u\n", c->memory_max);
+	fprintf(f, "socket-mode=%04o\n", (unsigned int)c->socket_mode);
 	fprintf(f, "ping-interval=%u\nping-timeout=%u\n", c->ping_interval, c->ping_timeout);
 }
 

@@ -157,7 +157,7 @@ static int listen_tcp(const struct linkconf *c, char *err, size_t errlen)
 	}
 	if (!is_loopback(ai->ai_addr) && !c->tls_cert[0] && !c->insecure) {
 		snprintf(err, errlen,
-			 "%s is beyond loopback: give tls-cert and tls-key, or insecure=yes (all in the clear)",
+			 "%s is beyond loopback: needs tls-cert and tls-key, or insecure",
 			 c->address);
 		r = -EPERM;
 	} else {

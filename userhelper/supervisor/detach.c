@@ -85,7 +85,9 @@ static void last_words(char *out, size_t size)
 	buf[n] = '\0';
 	snprintf(out, size, "see %s", path);
 	for (line = strtok(buf, "\n"); line; line = strtok(NULL, "\n"))
-		if (!strncmp(line, "spicebdd: ", 10) || strstr(line, "cannot run spicebdd"))
+		if (!strncmp(line, "spicebdd: ", 10))
+			snprintf(out, size, "%s", line + 10);
+		else if (strstr(line, "cannot run spicebdd"))
 			snprintf(out, size, "%s", line);
 }
 

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * spicebdctl: a thin front of spicebdd's QMP. What the kernel alone knows it
+ * asks the kernel, so that it can tell how things are with no daemon running.
+ */
+#ifndef SPICEBD_CTL_H
+#define SPICEBD_CTL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <json-glib/json-glib.h>
+
+#include "kernel.h"
+
+enum exit_status {
+	EXIT_DONE = 0,
+	EXIT_REFUSED = 1,
+	EXIT_USAGE = 2,
+	EXIT_NO_DAEMON = 3,
+	EXIT_TIMEOUT = 4,
+};
+
+/* Why something was not done: one line, what, why, what to do. */
+struct fault {
+	enum exit_status status;
+	char text[700];
+};
+
+void fault_set(struct fault *f, enum exit_status status, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+int fault_tell(const struct fault *f);
+
+struct verb {
+	const char *name;
+	int (*run)(const struct verb *v, int argc, char **argv);
+	const char *help;	/* begins with "usage: spicebdctl NAME" */
+};
+
+extern const struct verb verbs[];
+
+/* verb.c: what the verbs' command lines have in common */
+int verb_usage(const struct verb *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool parse_seconds(const char *text, int *out);
+bool parse_u32(const char *text, uint32_t max, uint32_t *out);
+
+/*
+ * Long options only, so that "-x" can be a file. Value of each: a letter that
+ * getopt_long() returns; 'h' prints the help, and '?' is a usage error.
+ */
+#define OPT_HELP { "help", no_argument, NULL, 'h' }
+#define OPT_JSON { "json", no_argument, NULL, 'j' }
+#define OPT_END { NULL, 0, NULL, 0 }
+
+/* qmp_client.c */
+struct qmp;
+
+struct qmp *qmp_open(const char *path, int timeout_ms, struct fault *f);
+void qmp_close(struct qmp *q);
+int qmp_fd(const struct qmp *q);
+
+/*
+ * Execute @command. @args: taken over, may be NULL. @fd: passed along, or -1.
+ * Return: what "return" holds, to be freed by json_node_unref(); NULL: @f.
+ */
+JsonNode *qmp_call(struct qmp *q, const char *command, JsonObject *args, int fd,
+		   int timeout_ms, struct fault *f);
+
+/* An event, waiting at most @timeout_ms; NULL with @f->status EXIT_TIMEOUT. */
+JsonObject *qmp_event(struct qmp *q, int timeout_ms, struct fault *f);
+
+/* daemon.c */
+enum daemon_how { DAEMON_MUST, DAEMON_IF_RUNNING };
+
+struct qmp *daemon_connect(enum daemon_how how, struct fault *f);
+bool daemon_by_systemd(void);
+int daemon_run(char *const argv[], struct fault *f);
+int supervisor_request(const char *text, int timeout_ms, struct fault *f);
+
+/* drives.c */
+bool drive_name_parse(const char *text, uint32_t *index);
+struct kernel *drives_kernel(struct fault *f);
+int drive_get(const char *text, struct kernel_drive *d, struct fault *f);
+int drive_get_in(struct kernel *k, const char *text, struct kernel_drive *d, struct fault *f);
+void fault_kernel(struct fault *f, const struct kernel_err *e);
+
+/* holders.c */
+bool holders_describe(const struct kernel_drive *d, char *out, size_t size);
+
+/* source.c */
+struct source {
+	char uri[4400];		/* for spicebdd, when fd < 0 */
+	char filename[4096];	/* for people */
+	int fd;			/* of a local file or folder, or -1 */
+};
+
+int source_open(const char *text, bool cdrom, const char *mode, struct source *s, struct fault *f);
+
+/* json_out.c */
+JsonObject *json_of_drive(const struct kernel_drive *d);
+void json_merge(JsonObject *to, JsonObject *from);
+void json_print_object(JsonObject *o);
+void json_print_node(JsonNode *n);
+const char *json_str(JsonObject *o, const char *key, const char *otherwise);
+int64_t json_int(JsonObject *o, const char *key, int64_t otherwise);
+bool json_bool(JsonObject *o, const char *key);
+JsonObject *json_obj(JsonObject *o, const char *key);
+const char *size_text(uint64_t bytes, char *buf, size_t size);
+const char *clean(const char *text);
+
+/* verb_*.c */
+int verb_insert(const struct verb *v, int argc, char **argv);
+int verb_eject(const struct verb *v, int argc, char **argv);
+int verb_list(const struct verb *v, int argc, char **argv);
+int verb_status(const struct verb *v, int argc, char **argv);
+int verb_add(const struct verb *v, int argc, char **argv);
+int verb_del(const struct verb *v, int argc, char **argv);
+int verb_monitor(const struct verb *v, int argc, char **argv);
+int verb_listen(const struct verb *v, int argc, char **argv);
+int verb_unlisten(const struct verb *v, int argc, char **argv);
+int verb_media(const struct verb *v, int argc, char **argv);
+int verb_start(const struct verb *v, int argc, char **argv);
+int verb_stop(const struct verb *v, int argc, char **argv);
+
+#endif /* SPICEBD_CTL_H */

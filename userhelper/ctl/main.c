@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* spicebdctl: the verbs. */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ctl.h"
+#include "log.h"
+
+#define COMMON_HELP \
+"  --json        the answer as JSON, one line\n" \
+"  --help        this text\n"
+
+#define DRIVE_HELP \
+"DRIVE is spicebd0, 0 or /dev/spicebd0.\n"
+
+const struct verb verbs[] = {
+	{ "insert", verb_insert,
+"usage: spicebdctl insert [DRIVE] SOURCE [options]\n"
+"\n"
+"Puts a medium into a drive and prints the device node when it can be read.\n"
+"Without DRIVE: the first empty one that fits, or a new one.\n"
+"\n"
+"SOURCE is one of\n"
+"  spice:[LINK/][NAME]  what a Spice client shares (spicebdctl media)\n"
+"  nbd://HOST[:PORT]/EXPORT, nbds://..., nbd+unix:///EXPORT?socket=PATH\n"
+"  a path               a file, a block device, or a folder\n"
+"\n"
+"  --read-only   do not write to it\n"
+"  --read-write  fail if it cannot be written\n"
+"  --cdrom       into a CD drive     (default for ISO 9660, UDF and folders)\n"
+"  --disk        into a stick's slot (default for all else)\n"
+"  --force       put out a medium that is in the drive, used or not\n"
+"  --timeout S   give up after S seconds (30)\n"
+COMMON_HELP DRIVE_HELP },
+	{ "eject", verb_eject,
+"usage: spicebdctl eject [DRIVE] [--force]\n"
+"\n"
+"Takes the medium out of a drive. If it is in use its users are asked to let go\n"
+"of it, and are named. Without DRIVE: the one drive that has a medium.\n"
+"\n"
+"  --force       at once; what its users have not written is lost\n"
+COMMON_HELP DRIVE_HELP },
+	{ "list", verb_list,
+"usage: spicebdctl list\n"
+"\n"
+"Shows all drives, one a line. Needs no daemon and no rights.\n"
+"\n"
+COMMON_HELP },
+	{ "status", verb_status,
+"usage: spicebdctl status [DRIVE]\n"
+"\n"
+"Shows all there is to say about a drive, or about all. With --json an object\n"
+"for one drive, a list for all. Needs no daemon and no rights.\n"
+"\n"
+COMMON_HELP DRIVE_HELP },
+	{ "add", verb_add,
+"usage: spicebdctl add cdrom|disk [options]\n"
+"\n"
+"Makes one more drive, empty, and prints its device node.\n"
+"\n"
+"  --index N              its number (default: the first that is free)\n"
+"  --queues N             hardware queues, 1 to 16\n"
+"  --depth N              requests of each queue, 1 to 256\n"
+"  --max-io N             largest request, bytes, a power of two\n"
+"  --reconnect-timeout S  how long requests wait for a lost far end; 0 not at\n"
+"                         all, -1 for ever\n"
+"  --stall-timeout S      how long a silent helper is waited for; 0 for ever\n"
+COMMON_HELP },
+	{ "del", verb_del,
+"usage: spicebdctl del DRIVE [--force]\n"
+"\n"
+"Removes a drive.\n"
+"\n"
+"  --force       also while it is open: its users get errors\n"
+COMMON_HELP DRIVE_HELP },
+	{ "monitor", verb_monitor,
+"usage: spicebdctl monitor [--count N] [--timeout S]\n"
+"\n"
+"Shows events as they come, until it is interrupted. Needs no daemon and no\n"
+"rights.\n"
+"\n"
+"  --count N     end after N events\n"
+"  --timeout S   end after S seconds; with --count and fewer events: status 4\n"
+"  --json        one object a line\n"
+"  --help        this text\n" },
+	{ "listen", verb_listen,
+"usage: spicebdctl listen [NAME] ADDRESS [options]\n"
+"\n"
+"Starts a Spice server without a display, to which a person's spicebd-share\n"
+"connects. It lasts until unlisten or the next boot; for longer, put a file into\n"
+"/etc/spicebd/links.d. NAME is \"default\" if not given.\n"
+"\n"
+"ADDRESS is HOST:PORT, [IPV6]:PORT, or unix:/PATH\n"
+"\n"
+"  --password-file F  its first line is the password; required for HOST:PORT\n"
+"  --tls-cert F       PEM certificate and key; required beyond loopback\n"
+"  --tls-key F\n"
+"  --tls-ca F\n"
+"  --insecure         beyond loopback without TLS: everything in the clear\n"
+COMMON_HELP },
+	{ "unlisten", verb_unlisten,
+"usage: spicebdctl unlisten [NAME]\n"
+"\n"
+"Ends what listen started. NAME is \"default\" if not given.\n"
+"\n"
+COMMON_HELP },
+	{ "media", verb_media,
+"usage: spicebdctl media\n"
+"\n"
+"Shows what connected Spice clients share.\n"
+"\n"
+COMMON_HELP },
+	{ "start", verb_start,
+"usage: spicebdctl start\n"
+"\n"
+"Starts spicebdd, by systemd where its units are installed, else under\n"
+"spicebd-supervisor. insert, listen and media do so by themselves.\n"
+"\n"
+COMMON_HELP },
+	{ "stop", verb_stop,
+"usage: spicebdctl stop\n"
+"\n"
+"Ends spicebdd, the links and the servers of local media.\n"
+"\n"
+COMMON_HELP },
+	{ NULL, NULL, NULL },
+};
+
+static void usage(FILE *to)
+{
+	fputs("usage: spicebdctl VERB [arguments]\n\nverbs:", to);
+	for (const struct verb *v = verbs; v->name; v++)
+		fprintf(to, " %s", v->name);
+	fputs("\n\nspicebdctl VERB --help tells about each. Exit status: 0 done, 1 refused or\n"
+	      "failed, 2 usage, 3 no daemon and none could be started, 4 timeout.\n", to);
+}
+
+static void standard_fds(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= 2);
+	if (fd > 2)
+		close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	standard_fds();
+	signal(SIGPIPE, SIG_IGN);
+	log_init("spicebdctl", false);
+	if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help"))) {
+		usage(stdout);
+		return EXIT_DONE;
+	}
+	if (argc >= 2 && !strcmp(argv[1], "--version")) {
+		printf("spicebdctl %s\n", SPICEBD_VERSION);
+		return EXIT_DONE;
+	}
+	if (argc < 2) {
+		usage(stderr);
+		return EXIT_USAGE;
+	}
+	for (const struct verb *v = verbs; v->name; v++)
+		if (!strcmp(argv[1], v->name)) {
+			int status;
+
+			argv[1] = argv[0];	/* getopt names the program by it */
+			status = v->run(v, argc - 1, argv + 1);
+			if (fflush(stdout) || ferror(stdout))
+				return status ? status : EXIT_REFUSED;
+			return status;
+		}
+	log_err("unknown verb \"%s\"; spicebdctl --help lists them", clean(argv[1]));
+	return EXIT_USAGE;
+}

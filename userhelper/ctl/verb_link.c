@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* listen, unlisten, media: the Spice side. */
+#include "ctl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "linkconf.h"
+#include "log.h"
+#include "sock.h"
+
+#define LINK_MS		20000
+#define DEFAULT_LINK	"default"
+
+/* The link's own process opens it later, from another working directory. */
+static int take_file(const char *what, const char *path, char *out, struct fault *f)
+{
+	char real[PATH_MAX];
+	struct stat st;
+
+	if (!realpath(path, real) || stat(real, &st) < 0 || access(real, R_OK) < 0) {
+		fault_set(f, EXIT_REFUSED, "%s %s: %s", what, clean(path), strerror(errno));
+		return -errno;
+	}
+	if (!S_ISREG(st.st_mode)) {
+		fault_set(f, EXIT_REFUSED, "%s %s: not a regular file", what, clean(path));
+		return -EINVAL;
+	}
+	if (strlen(real) > LINKCONF_PATH_MAX) {
+		fault_set(f, EXIT_REFUSED, "%s: the path is too long", what);
+		return -ENAMETOOLONG;
+	}
+	strcpy(out, real);
+	return 0;
+}
+
+static int check_password(const char *path, struct fault *f)
+{
+	char line[256] = "";
+	FILE *file = fopen(path, "re");
+
+	if (file) {
+		if (!fgets(line, sizeof(line), file))
+			line[0] = '\0';
+		fclose(file);
+	}
+	line[strcspn(line, "\r\n")] = '\0';
+	if (!line[0]) {
+		fault_set(f, EXIT_REFUSED, "password file %s: its first line is empty", path);
+		return -EINVAL;
+	}
+	if (strlen(line) > 59) {	/* SPICE_MAX_PASSWORD_LENGTH and its end */
+		fault_set(f, EXIT_REFUSED,
+			  "password file %s: a Spice password has at most 59 bytes", path);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int listen_option(int c, const char *text, struct linkconf *l, struct fault *f)
+{
+	switch (c) {
+	case 'p':
+		if (take_file("password file", text, l->password_file, f) < 0)
+			return -1;
+		return check_password(l->password_file, f);
+	case 'c':
+		return take_file("TLS certificate", text, l->tls_cert, f);
+	case 'k':
+		return take_file("TLS key", text, l->tls_key, f);
+	case 'a':
+		return take_file("TLS CA file", text, l->tls_ca, f);
+	case 'i':
+		l->insecure = true;
+		return 0;
+	}
+	return -1;
+}
+
+static int take_address(const char *text, struct linkconf *l, struct fault *f)
+{
+	const char *prefix = *text == '/' ? "unix:" : "";
+
+	if (strlen(text) + 5 > LINKCONF_ADDRESS_MAX) {
+		fault_set(f, EXIT_USAGE, "the address is too long");
+		return -ENAMETOOLONG;
+	}
+	snprintf(l->address, sizeof(l->address), "%s%s", prefix, text);
+	return 0;
+}
+
+/* Could it be listened on? Found out before anything is written or started. */
+static int try_address(const struct linkconf *l, struct fault *f)
+{
+	char err[300];
+	int fd;
+
+	if (linkconf_check(l, err, sizeof(err)) < 0) {
+		fault_set(f, EXIT_REFUSED, "%s", err);
+		return -EINVAL;
+	}
+	fd = linkconf_listen(l, err, sizeof(err));
+	if (fd < 0) {
+		fault_set(f, EXIT_REFUSED, "%s", err);
+		return fd;
+	}
+	close(fd);
+	if (linkconf_is_unix(l))
+		unlink(linkconf_is_unix(l));
+	return 0;
+}
+
+static int control_link(const char *verb, const char *name, struct fault *f)
+{
+	char unit[64], request[64];
+	char *argv[] = { "systemctl", NULL, unit, NULL };
+	bool start = !strcmp(verb, "start");
+
+	if (!daemon_by_systemd()) {
+		snprintf(request, sizeof(request), "link-%s %s", verb, name);
+		return supervisor_request(request, LINK_MS, f);
+	}
+	argv[1] = start ? "start" : "stop";
+	snprintf(unit, sizeof(unit), "spicebd-link@%s.service", name);
+	if (daemon_run(argv, f) == 0)
+		return 0;
+	fault_set(f, EXIT_REFUSED, "%s did not %s; journalctl -u %s says why", unit, verb, unit);
+	return -EIO;
+}
+
+static void remove_conf(const char *name)
+{
+	char path[108];
+
+	if (run_path(path, sizeof(path), "links.d/%s.conf", name))
+		unlink(path);
+}
+
+/*
+ * Whether somebody listens on its private socket. Not found out by connecting:
+ * a new peer there ends the session of the old one, which is spicebdd.
+ */
+static bool link_runs(const char *name)
+{
+	char path[108], line[512], *at;
+	bool found = false;
+	FILE *f;
+
+	if (!run_path(path, sizeof(path), "link/%s.sock", name))
+		return false;
+	f = fopen("/proc/net/unix", "re");
+	if (!f)
+		return false;
+	while (!found && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		at = strchr(line, '/');
+		found = at && !strcmp(at, path);
+	}
+	fclose(f);
+	return found;
+}
+
+static int start_link(const struct linkconf *l, struct fault *f)
+{
+	char err[300];
+	struct qmp *q;
+
+	if (link_runs(l->name)) {
+		fault_set(f, EXIT_REFUSED,
+			  "link \"%s\" listens already; \"spicebdctl unlisten %s\" ends it",
+			  l->name, l->name);
+		return -EEXIST;
+	}
+	if (try_address(l, f) < 0)
+		return -EINVAL;
+	q = daemon_connect(DAEMON_MUST, f);
+	if (!q)
+		return -ENOENT;
+	qmp_close(q);
+	if (linkconf_save(l, err, sizeof(err)) < 0) {
+		fault_set(f, EXIT_REFUSED, "%s", err);
+		return -EIO;
+	}
+	if (control_link("start", l->name, f) == 0)
+		return 0;
+	remove_conf(l->name);
+	return -EIO;
+}
+
+static void warn_password(const struct linkconf *l)
+{
+	struct stat st;
+
+	if (l->password_file[0] && stat(l->password_file, &st) == 0 && st.st_mode & 077)
+		log_warn("others can read the password file %s; chmod 600 it", l->password_file);
+}
+
+static void tell(const char *name, const char *address, bool json)
+{
+	g_autoptr(JsonObject) o = json_object_new();
+
+	if (!json) {
+		printf("link %s listens %s%s\n", name, address ? "on " : "no more", address ?: "");
+		return;
+	}
+	json_object_set_string_member(o, "link", name);
+	if (address)
+		json_object_set_string_member(o, "address", address);
+	json_print_object(o);
+}
+
+int verb_listen(const struct verb *v, int argc, char **argv)
+{
+	static const struct option opts[] = {
+		OPT_HELP, OPT_JSON,
+		{ "password-file", required_argument, NULL, 'p' },
+		{ "tls-cert", required_argument, NULL, 'c' },
+		{ "tls-key", required_argument, NULL, 'k' },
+		{ "tls-ca", required_argument, NULL, 'a' },
+		{ "insecure", no_argument, NULL, 'i' },
+		OPT_END
+	};
+	static struct linkconf l;
+	struct fault f = { .status = EXIT_REFUSED };
+	bool json = false;
+	const char *name;
+	int c;
+
+	linkconf_init(&l, "");
+	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
+		if (c == 'h') {
+			fputs(v->help, stdout);
+			return EXIT_DONE;
+		}
+		if (c == '?')
+			return EXIT_USAGE;
+		if (c == 'j')
+			json = true;
+		else if (listen_option(c, optarg, &l, &f) < 0)
+			return fault_tell(&f);
+	}
+	if (argc - optind < 1 || argc - optind > 2)
+		return verb_usage(v, "an address is wanted, and at most a name before it");
+	name = argc - optind == 2 ? argv[optind] : DEFAULT_LINK;
+	if (!linkconf_name_ok(name))
+		return verb_usage(v, "\"%s\" is no name: a-z, 0-9, - and _, at most %d",
+				  clean(name), LINKCONF_NAME_MAX);
+	strcpy(l.name, name);
+	if (take_address(argv[argc - 1], &l, &f) < 0 || start_link(&l, &f) < 0)
+		return fault_tell(&f);
+	warn_password(&l);
+	tell(l.name, l.address, json);
+	return EXIT_DONE;
+}
+
+/* Return: -1 to go on. */
+static int parse_plain(const struct verb *v, int argc, char **argv, bool *json)
+{
+	static const struct option opts[] = { OPT_HELP, OPT_JSON, OPT_END };
+	int c;
+
+	*json = false;
+	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
+		if (c == 'h') {
+			fputs(v->help, stdout);
+			return EXIT_DONE;
+		}
+		if (c == '?')
+			return EXIT_USAGE;
+		*json = true;
+	}
+	return -1;
+}
+
+int verb_unlisten(const struct verb *v, int argc, char **argv)
+{
+	struct fault f = { 0 };
+	const char *name;
+	bool json;
+	int r = parse_plain(v, argc, argv, &json);
+
+	if (r >= 0)
+		return r;
+	if (argc - optind > 1)
+		return verb_usage(v, "one link at a time");
+	name = argc == optind ? DEFAULT_LINK : argv[optind];
+	if (!linkconf_name_ok(name))
+		return verb_usage(v, "\"%s\" is no name of a link", clean(name));
+	if (!link_runs(name)) {
+		remove_conf(name);
+		fault_set(&f, EXIT_REFUSED, "link \"%s\" does not listen", name);
+		return fault_tell(&f);
+	}
+	if (control_link("stop", name, &f) < 0)
+		return fault_tell(&f);
+	remove_conf(name);
+	tell(name, NULL, json);
+	return EXIT_DONE;
+}
+
+static void media_rows(JsonObject *link)
+{
+	const char *name = json_str(link, "link", "?");
+	JsonNode *n = json_object_get_member(link, "media");
+	JsonArray *a = n && JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+	char size[32];
+
+	if (!a || !json_array_get_length(a)) {
+		printf("%-12s (%s)\n", clean(name), json_bool(link, "client") ?
+		       "a client is connected and offers nothing" : "no client is connected");
+		return;
+	}
+	for (guint i = 0; i < json_array_get_length(a); i++) {
+		JsonObject *m = json_array_get_object_element(a, i);
+
+		printf("%-12s %9s  %-4s %-6s %-10s %s\n", clean(name),
+		       size_text(json_int(m, "size", 0), size, sizeof(size)),
+		       json_bool(m, "read-only") ? "ro" : "rw", clean(json_str(m, "kind", "-")),
+		       clean(json_str(m, "in-use-by", "-")), clean(json_str(m, "name", "?")));
+	}
+}
+
+int verb_media(const struct verb *v, int argc, char **argv)
+{
+	g_autoptr(JsonNode) n = NULL;
+	struct fault f = { 0 };
+	struct qmp *q;
+	JsonArray *a;
+	bool json;
+	int r = parse_plain(v, argc, argv, &json);
+
+	if (r >= 0)
+		return r;
+	if (argc != optind)
+		return verb_usage(v, "it takes no arguments");
+	q = daemon_connect(DAEMON_MUST, &f);
+	if (q)
+		n = qmp_call(q, "spicebd-query-media", NULL, -1, 10000, &f);
+	qmp_close(q);
+	if (!n)
+		return fault_tell(&f);
+	a = JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+	if (json) {
+		json_print_node(n);
+		return EXIT_DONE;
+	}
+	if (!a || !json_array_get_length(a)) {
+		puts("no link listens; spicebdctl listen ADDRESS makes one");
+		return EXIT_DONE;
+	}
+	puts("LINK              SIZE  MODE KIND   IN USE BY  NAME");
+	for (guint i = 0; i < json_array_get_length(a); i++)
+		if (JSON_NODE_HOLDS_OBJECT(json_array_get_element(a, i)))
+			media_rows(json_array_get_object_element(a, i));
+	return EXIT_DONE;
+}

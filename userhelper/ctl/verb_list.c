@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* list and status: what the kernel says, and what spicebdd adds if it runs. */
+#include "ctl.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "log.h"
+
+#define QUERY_MS 5000
+
+static JsonArray *ask_kernel(struct fault *f)
+{
+	struct kernel_drive *d = g_new0(struct kernel_drive, SPICEBD_MAX_DRIVES);
+	struct kernel *k = drives_kernel(f);
+	struct kernel_err e = { 0 };
+	JsonArray *a = NULL;
+	unsigned int n = 0;
+
+	if (k && kernel_list(k, d, &n, &e) < 0)
+		fault_kernel(f, &e);
+	else if (k)
+		a = json_array_new();
+	for (unsigned int i = 0; a && i < n; i++)
+		json_array_add_object_element(a, json_of_drive(&d[i]));
+	kernel_close(k);
+	g_free(d);
+	return a;
+}
+
+static void merge_one(JsonArray *drives, JsonObject *from)
+{
+	for (guint i = 0; i < json_array_get_length(drives); i++) {
+		JsonObject *o = json_array_get_object_element(drives, i);
+
+		if (!strcmp(json_str(o, "drive", ""), json_str(from, "drive", "?")))
+			json_merge(o, from);
+	}
+}
+
+/* Silent when no daemon runs, a line when one runs and does not answer. */
+static void ask_daemon(JsonArray *drives)
+{
+	struct fault f = { 0 };
+	struct qmp *q = daemon_connect(DAEMON_IF_RUNNING, &f);
+	g_autoptr(JsonNode) r = NULL;
+	JsonArray *a;
+
+	if (q)
+		r = qmp_call(q, "spicebd-query", NULL, -1, QUERY_MS, &f);
+	qmp_close(q);
+	if (!r) {
+		if (f.status != EXIT_NO_DAEMON)
+			log_warn("%s; this is what the kernel knows", f.text);
+		return;
+	}
+	a = JSON_NODE_HOLDS_ARRAY(r) ? json_node_get_array(r) : NULL;
+	for (guint i = 0; a && i < json_array_get_length(a); i++)
+		if (JSON_NODE_HOLDS_OBJECT(json_array_get_element(a, i)))
+			merge_one(drives, json_array_get_object_element(a, i));
+}
+
+static JsonArray *query(struct fault *f)
+{
+	JsonArray *a = ask_kernel(f);
+
+	if (a)
+		ask_daemon(a);
+	return a;
+}
+
+static void print_array(JsonArray *a)
+{
+	g_autoptr(JsonNode) n = json_node_alloc();
+
+	json_node_init_array(n, a);
+	json_print_node(n);
+}
+
+static const char *medium_name(JsonObject *drive)
+{
+	JsonObject *m = json_obj(drive, "medium");
+	const char *name = json_str(m, "name", NULL);
+
+	return name ? name : json_str(json_obj(m, "source"), "uri", "-");
+}
+
+static void print_row(JsonObject *o)
+{
+	JsonObject *m = json_obj(o, "medium");
+	char size[32] = "-";
+
+	if (m)
+		size_text(json_int(m, "size", 0), size, sizeof(size));
+	printf("%-12s %-6s %-13s %9s  %-4s %s\n", json_str(o, "drive", "?"),
+	       json_str(o, "personality", "?"), json_str(o, "state", "?"), size,
+	       !m ? "-" : json_bool(m, "read-only") ? "ro" : "rw", m ? clean(medium_name(o)) : "-");
+}
+
+/* --help and --json only. Return: -1 to go on. */
+static int parse(const struct verb *v, int argc, char **argv, bool *json)
+{
+	static const struct option opts[] = { OPT_HELP, OPT_JSON, OPT_END };
+	int c;
+
+	*json = false;
+	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
+		switch (c) {
+		case 'h':
+			fputs(v->help, stdout);
+			return EXIT_DONE;
+		case 'j':
+			*json = true;
+			break;
+		default:
+			return EXIT_USAGE;
+		}
+	}
+	return -1;
+}
+
+int verb_list(const struct verb *v, int argc, char **argv)
+{
+	g_autoptr(JsonArray) a = NULL;
+	struct fault f = { 0 };
+	bool json;
+	int r = parse(v, argc, argv, &json);
+
+	if (r >= 0)
+		return r;
+	if (argc != optind)
+		return verb_usage(v, "it takes no drive; spicebdctl status does");
+	a = query(&f);
+	if (!a)
+		return fault_tell(&f);
+	if (json) {
+		print_array(a);
+		return EXIT_DONE;
+	}
+	puts("DRIVE        TYPE   STATE              SIZE  MODE MEDIUM");
+	for (guint i = 0; i < json_array_get_length(a); i++)
+		print_row(json_array_get_object_element(a, i));
+	return EXIT_DONE;
+}
+
+static void line(const char *key, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void line(const char *key, const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("  %-11s ", key);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+static long long num(JsonObject *o, const char *key)
+{
+	return json_int(o, key, 0);
+}
+
+static void page_medium(JsonObject *o)
+{
+	JsonObject *m = json_obj(o, "medium"), *link = json_obj(m, "link");
+	JsonObject *source = json_obj(m, "source");
+	char size[32];
+
+	if (!m)
+		return;
+	line("medium", "%s, %s (%lld bytes), %s", clean(medium_name(o)),
+	     size_text(num(m, "size"), size, sizeof(size)), num(m, "size"),
+	     json_bool(m, "read-only") ? "read-only" : "writable");
+	if (source)
+		line("source", "%s, %s", json_str(source, "type", "?"),
+		     clean(json_str(source, "uri", "-")));
+	if (link)
+		line("connection", "%s, %lld", json_bool(link, "up") ? "up" : "down",
+		     num(link, "connections"));
+}
+
+static void page_state(JsonObject *o)
+{
+	const char *reason = json_str(o, "reason", NULL);
+
+	line("state", "%s%s%s", json_str(o, "state", "?"), reason ? ": " : "",
+	     reason ? clean(reason) : "");
+	if (!strcmp(json_str(o, "personality", ""), "cdrom"))
+		line("tray", "%s%s", json_str(o, "tray", "?"),
+		     json_bool(o, "locked") ? ", locked" : "");
+	else if (json_bool(o, "locked"))
+		line("slot", "locked");
+	if (json_bool(o, "stale"))
+		line("stale", "still open by users of a medium that was ejected by force");
+	if (json_int(o, "hold-left-ms", -1) >= 0)
+		line("held", "%lld requests, for %lld s more", num(o, "held"),
+		     num(o, "hold-left-ms") / 1000);
+	else if (json_int(o, "held", 0))
+		line("held", "%lld requests", num(o, "held"));
+}
+
+static void page_stats(JsonObject *s)
+{
+	char n[32];
+
+	line("read", "%s in %lld requests", size_text(num(s, "read-bytes"), n, sizeof(n)),
+	     num(s, "reads"));
+	line("written", "%s in %lld requests", size_text(num(s, "write-bytes"), n, sizeof(n)),
+	     num(s, "writes"));
+	line("errors", "%lld, replies refused %lld, requests resent %lld",
+	     num(s, "errors"), num(s, "refused"),
+	     num(s, "resent"));
+}
+
+static void print_page(JsonObject *o)
+{
+	printf("%s: %s\n", json_str(o, "device", "?"), json_str(o, "personality", "?"));
+	page_state(o);
+	page_medium(o);
+	line("users", "%lld, requests in flight %lld", num(o, "openers"),
+	     num(o, "in-flight"));
+	line("helper", "%s, %lld sockets", json_str(o, "helper", "?"),
+	     num(o, "sockets"));
+	line("queues", "%lld of %lld, requests to %lld KiB", num(o, "queues"),
+	     num(o, "depth"), num(o, "max-io") / 1024);
+	line("limits", "reconnect %lld s, stall %lld s",
+	     num(o, "reconnect-timeout"), num(o, "stall-timeout"));
+	page_stats(json_obj(o, "stats"));
+}
+
+static JsonObject *find(JsonArray *a, uint32_t index)
+{
+	for (guint i = 0; i < json_array_get_length(a); i++) {
+		JsonObject *o = json_array_get_object_element(a, i);
+
+		if (json_int(o, "index", -1) == index)
+			return o;
+	}
+	return NULL;
+}
+
+static void print_all(JsonArray *a, bool json)
+{
+	if (json) {
+		print_array(a);
+		return;
+	}
+	for (guint i = 0; i < json_array_get_length(a); i++)
+		print_page(json_array_get_object_element(a, i));
+}
+
+int verb_status(const struct verb *v, int argc, char **argv)
+{
+	g_autoptr(JsonArray) a = NULL;
+	struct kernel_drive d = { 0 };
+	struct fault f = { 0 };
+	JsonObject *o;
+	bool json;
+	int r = parse(v, argc, argv, &json);
+
+	if (r >= 0)
+		return r;
+	if (argc - optind > 1)
+		return verb_usage(v, "one drive, or none for all");
+	if (argc != optind && drive_get(argv[optind], &d, &f) < 0)
+		return fault_tell(&f);
+	a = query(&f);
+	if (!a)
+		return fault_tell(&f);
+	if (argc == optind) {
+		print_all(a, json);
+		return EXIT_DONE;
+	}
+	o = find(a, d.index);
+	if (!o) {
+		fault_set(&f, EXIT_REFUSED, "%s was removed meanwhile", d.name);
+		return fault_tell(&f);
+	}
+	if (json)
+		json_print_object(o);
+	else
+		print_page(o);
+	return EXIT_DONE;
+}
