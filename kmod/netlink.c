@@ -40,27 +40,27 @@ static DEFINE_SPINLOCK(managers_lock);
 
 /* Policies: as Documentation/netlink/specs/spicebd.yaml says. */
 
-static const struct netlink_range_validation sbd_queues_range = {
+static struct netlink_range_validation sbd_queues_range = {
 	.min = SPICEBD_MIN_QUEUES, .max = SPICEBD_MAX_QUEUES,
 };
 
-static const struct netlink_range_validation sbd_depth_range = {
+static struct netlink_range_validation sbd_depth_range = {
 	.min = SPICEBD_MIN_QUEUE_DEPTH, .max = SPICEBD_MAX_QUEUE_DEPTH,
 };
 
-static const struct netlink_range_validation sbd_max_io_range = {
+static struct netlink_range_validation sbd_max_io_range = {
 	.min = SPICEBD_MIN_MAX_IO, .max = SPICEBD_MAX_MAX_IO,
 };
 
-static const struct netlink_range_validation_signed sbd_reconnect_range = {
+static struct netlink_range_validation_signed sbd_reconnect_range = {
 	.min = SPICEBD_TIMEOUT_FOREVER, .max = SPICEBD_MAX_TIMEOUT,
 };
 
-static const struct netlink_range_validation sbd_stall_range = {
+static struct netlink_range_validation sbd_stall_range = {
 	.max = SPICEBD_MAX_TIMEOUT,
 };
 
-static const struct netlink_range_validation sbd_block_size_range = {
+static struct netlink_range_validation sbd_block_size_range = {
 	.min = 512, .max = 65536,
 };
 
