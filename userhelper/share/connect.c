@@ -18,6 +18,7 @@ struct connection {
 	char *password, *secret;
 	connect_fn fn;
 	void *user;
+	GPtrArray *channels;
 	bool up, ever_up;
 	bool use_secret;	/* which of the two tickets the next link shows */
 	bool tried_other;	/* ... and the other one was refused already */
@@ -146,8 +147,6 @@ static gboolean on_timeout(gpointer data)
 
 static void attempt(struct connection *c)
 {
-	c->ended = true;	/* what the old session's end says is no news */
-	spice_session_disconnect(c->session);
 	c->ended = false;
 	g_clear_pointer(&last_warning, g_free);
 	set_ticket(c);
@@ -233,8 +232,22 @@ static void on_other_event(SpiceChannel *channel, SpiceChannelEvent event, gpoin
 	g_idle_add(relink, g_object_ref(channel));
 }
 
+static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpointer data)
+{
+	struct connection *c = data;
+
+	if (g_ptr_array_find(c->channels, channel, NULL)) {
+		g_signal_handlers_disconnect_by_data(channel, c);
+		g_ptr_array_remove(c->channels, channel);
+	}
+}
+
 static void on_channel_new(SpiceSession *session, SpiceChannel *channel, gpointer data)
 {
+	struct connection *c = data;
+
+	/* Held, so that our handlers can be taken off in time. */
+	g_ptr_array_add(c->channels, g_object_ref(channel));
 	if (SPICE_IS_MAIN_CHANNEL(channel)) {
 		g_signal_connect(channel, "channel-event", G_CALLBACK(on_main_event), data);
 		return;
@@ -325,12 +338,14 @@ struct connection *connection_new(const struct connect_options *o, connect_fn fn
 	c->user = user;
 	c->ended = true;
 	c->backoff = BACKOFF_MIN_MS;
+	c->channels = g_ptr_array_new_with_free_func(g_object_unref);
 	c->session = spice_session_new();
 	g_object_set(c->session, "uri", o->uri, "enable-audio", FALSE, "enable-usbredir",
 		     FALSE, "enable-smartcard", FALSE, NULL);
 	if (o->ca_file)
 		g_object_set(c->session, "ca-file", o->ca_file, NULL);
 	g_signal_connect(c->session, "channel-new", G_CALLBACK(on_channel_new), c);
+	g_signal_connect(c->session, "channel-destroy", G_CALLBACK(on_channel_destroy), c);
 	g_signal_connect(c->session, "disconnected", G_CALLBACK(on_disconnected), c);
 	if (uri_taken(c->session))
 		return c;
@@ -354,8 +369,11 @@ void connection_free(struct connection *c)
 	c->ended = true;
 	stop_timer(c);
 	g_idle_remove_by_data(c);
-	spice_session_disconnect(c->session);
+	for (guint i = 0; i < c->channels->len; i++)
+		g_signal_handlers_disconnect_by_data(c->channels->pdata[i], c);
+	g_ptr_array_free(c->channels, TRUE);
 	g_signal_handlers_disconnect_by_data(c->session, c);
+	spice_session_disconnect(c->session);
 	g_object_unref(c->session);
 	g_free(c->restart_why);
 	g_free(c->password);

@@ -289,7 +289,9 @@ static int run(struct program *g)
 	signal(SIGPIPE, SIG_IGN);
 	if (start(g)) {
 		g_timeout_add(TRAFFIC_MS, on_traffic, g);
-		g_main_loop_run(g->loop);
+		/* quit() may have come already: then there is no loop to run. */
+		if (g->status < 0)
+			g_main_loop_run(g->loop);
 	} else if (g->status < 0) {
 		g->status = EXIT_FAILED;
 	}
