@@ -37,6 +37,7 @@ static const struct key keys[] = {
 	KEY("socket-mode", V_MODE, socket_mode),
 	KEY("ping-interval", V_NUMBER, ping_interval, .min = 100, .max = 60000),
 	KEY("ping-timeout", V_NUMBER, ping_timeout, .min = 200, .max = 600000),
+	KEY("hello-timeout", V_NUMBER, hello_timeout, .min = 100, .max = 600000),
 };
 
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
@@ -56,8 +57,9 @@ void linkconf_init(struct linkconf *c, const char *name)
 	snprintf(c->name, sizeof(c->name), "%s", name);
 	c->memory_max = 256;
 	c->socket_mode = 0600;
-	c->ping_interval = 2000;
-	c->ping_timeout = 10000;
+	c->ping_interval = 5000;
+	c->ping_timeout = 15000;
+	c->hello_timeout = 10000;
 }
 
 static const char *set_string(char *to, size_t size, const char *v)

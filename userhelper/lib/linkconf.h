@@ -30,6 +30,7 @@ struct linkconf {
 	mode_t socket_mode;
 	unsigned int ping_interval;		/* ms */
 	unsigned int ping_timeout;		/* ms */
+	unsigned int hello_timeout;		/* ms */
 };
 
 /**

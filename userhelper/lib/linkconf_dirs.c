@@ -103,6 +103,7 @@ static void put_all(FILE *f, const struct linkconf *c)
 	fprintf(f, "memory-max=%u\n", c->memory_max);
 	fprintf(f, "socket-mode=%04o\n", (unsigned int)c->socket_mode);
 	fprintf(f, "ping-interval=%u\nping-timeout=%u\n", c->ping_interval, c->ping_timeout);
+	fprintf(f, "hello-timeout=%u\n", c->hello_timeout);
 }
 
 /* A line feed in a value would be a key of its own when it is read again. */

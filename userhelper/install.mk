@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Called by the top-level Makefile: make install DESTDIR= prefix=
+#   prefix      /usr/local; also looked into there by systemd and udev
+#   unitdir …   for a distribution that has them elsewhere
+
+here := $(abspath $(dir $(lastword $(MAKEFILE_LIST))))
+O ?= $(here)/../build
+prefix ?= /usr/local
+bindir ?= $(prefix)/bin
+sbindir ?= $(prefix)/sbin
+libdir ?= $(prefix)/lib
+sysconfdir ?= /etc
+unitdir ?= $(libdir)/systemd/system
+udevdir ?= $(libdir)/udev/rules.d
+sysusersdir ?= $(libdir)/sysusers.d
+tmpfilesdir ?= $(libdir)/tmpfiles.d
+INSTALL ?= install
+
+bin_programs := spicebdctl spicebd-share
+sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-supervisor
+units := $(notdir $(wildcard $(here)/systemd/*.socket))
+units_in := $(notdir $(basename $(wildcard $(here)/systemd/*.service.in)))
+rules := $(notdir $(wildcard $(here)/udev/*.rules))
+
+installed := $(addprefix $(bindir)/,$(bin_programs)) $(addprefix $(sbindir)/,$(sbin_programs)) \
+	$(addprefix $(unitdir)/,$(units) $(units_in)) $(addprefix $(udevdir)/,$(rules)) \
+	$(sysusersdir)/spicebd.conf $(tmpfilesdir)/spicebd.conf
+
+.PHONY: install install-programs install-units uninstall reload
+install: install-programs install-units
+	@$(if $(DESTDIR),:,$(MAKE) --no-print-directory -f $(here)/install.mk reload)
+
+install-programs:
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(sbindir)
+	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(bin_programs)) $(DESTDIR)$(bindir)
+	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(sbin_programs)) $(DESTDIR)$(sbindir)
+
+install-units:
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(unitdir) $(udevdir) $(sysusersdir) $(tmpfilesdir))
+	$(INSTALL) -d $(DESTDIR)$(sysconfdir)/spicebd/links.d
+	$(INSTALL) -m 644 $(addprefix $(here)/systemd/,$(units)) $(DESTDIR)$(unitdir)
+	for u in $(units_in); do \
+		sed 's|@sbindir@|$(sbindir)|g' $(here)/systemd/$$u.in >$(DESTDIR)$(unitdir)/$$u && \
+		chmod 644 $(DESTDIR)$(unitdir)/$$u || exit 1; \
+	done
+	$(INSTALL) -m 644 $(addprefix $(here)/udev/,$(rules)) $(DESTDIR)$(udevdir)
+	$(INSTALL) -m 644 $(here)/systemd/spicebd.sysusers $(DESTDIR)$(sysusersdir)/spicebd.conf
+	$(INSTALL) -m 644 $(here)/systemd/spicebd.tmpfiles $(DESTDIR)$(tmpfilesdir)/spicebd.conf
+
+# Into the running machine only. Nothing is enabled or started: spicebdctl does
+# so when it is first used.
+reload:
+	@if [ -d /run/systemd/system ]; then \
+		systemd-sysusers $(sysusersdir)/spicebd.conf; \
+		systemd-tmpfiles --create $(tmpfilesdir)/spicebd.conf; \
+		systemctl daemon-reload; \
+	fi
+	@if [ -S /run/udev/control ]; then \
+		udevadm control --reload && udevadm trigger --subsystem-match=block --sysname-match='spicebd*'; \
+	fi
+
+uninstall:
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+		systemctl disable --now spicebdd.socket spicebdd-status.socket spicebd-nbdkit.socket \
+			2>/dev/null || :; \
+	fi
+	rm -f $(addprefix $(DESTDIR),$(installed))
+	@rmdir $(DESTDIR)$(sysconfdir)/spicebd/links.d $(DESTDIR)$(sysconfdir)/spicebd 2>/dev/null || :
