@@ -365,7 +365,7 @@ def portclient():
     return out
 
 
-ERROR_NAMES = {"11": "opened", "12": "switching", "13": "closed", "20": "error-connect",
+ERROR_NAMES = {"10": "opened", "11": "switching", "12": "closed", "20": "error-connect",
                "21": "error-tls", "22": "error-link", "23": "error-auth", "24": "error-io"}
 
 
@@ -439,7 +439,7 @@ class Share:
                 view = memoryview(struct.pack("<cII", b"D", cid, len(data)) + data)
                 while view:
                     view = view[self.proc.stdin.write(view):]
-            except (BrokenPipeError, ValueError):
+            except (OSError, ValueError):	# the client was killed
                 pass
 
     # frames
@@ -552,7 +552,8 @@ class Nbdkit:
         self.dir = tempfile.mkdtemp(prefix="linktest-nbd.")
         self.sock = os.path.join(self.dir, "nbd")
         self.proc = subprocess.Popen(["nbdkit", "-f", "-U", self.sock,
-                                      *(["-r"] if readonly else []), "file", path, *args])
+                                      *(["-r"] if readonly else []), "file", path, *args],
+                                     stderr=subprocess.DEVNULL)
         end = time.monotonic() + 10
         while not os.path.exists(self.sock):
             if self.proc.poll() is not None or time.monotonic() > end:

@@ -10,7 +10,9 @@
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <spice/enums.h>
 #include <spice/protocol.h>
 #include <stdio.h>
@@ -46,6 +48,7 @@ struct conn {
 	const SpiceChannelEventInfo *info;	/* libspice-server's name for it */
 	uint32_t session;
 	int type;
+	int stand_in;		/* other end of bury()'s socket, or -1 */
 	bool tls;
 	char who[INET6_ADDRSTRLEN + 24];
 };
@@ -62,7 +65,7 @@ static struct {
 	bool here;
 	uint32_t session;
 	long long since;
-	bool inputs;
+	bool inputs, ending;
 	uint8_t secret[FRAME_SECRET_LEN];
 	char who[sizeof(((struct conn *)0)->who)];
 } client;
@@ -80,6 +83,8 @@ static void conn_forget(struct conn *c)
 	if (handing == c)
 		handing = NULL;
 	loop_watch_remove(c->watch);
+	if (c->stand_in >= 0)
+		close(c->stand_in);
 	free(c);
 	if (n_conns < CONNS_MAX && listen_watch)
 		loop_watch_set(listen_watch, LOOP_READ);
@@ -281,6 +286,7 @@ static void on_listener(int fd, int events, void *opaque)
 		return;
 	}
 	c->fd = s;
+	c->stand_in = -1;
 	c->state = CONN_PEEK;
 	c->deadline = now_ms() + PEEK_TIME;
 	c->next = conns;
@@ -331,6 +337,28 @@ static struct conn *find(const SpiceChannelEventInfo *info)
 }
 
 /*
+ * libspice-server writes to a channel while it sets it up, and crashes if that
+ * fails. So a connection whose peer is gone is replaced, under the same number,
+ * by one that takes what is written and then reads as ended.
+ */
+static void bury(struct conn *c)
+{
+	struct pollfd p = { .fd = c->fd, .events = POLLRDHUP };
+	int sv[2];
+
+	if (poll(&p, 1, 0) <= 0 || !(p.revents & (POLLHUP | POLLERR | POLLRDHUP)))
+		return;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0)
+		return;
+	shutdown(sv[1], SHUT_WR);
+	if (dup3(sv[0], c->fd, O_CLOEXEC) < 0)
+		close(sv[1]);
+	else
+		c->stand_in = sv[1];
+	close(sv[0]);
+}
+
+/*
  * Whoever is still authenticating wants a session of his own, or a channel of
  * the session before: a second session would throw this one out.
  */
@@ -342,6 +370,7 @@ static void client_came(const struct conn *main_conn)
 	client.session = main_conn->session;
 	client.since = now_ms();
 	client.inputs = false;
+	client.ending = false;
 	random_bytes(client.secret, sizeof(client.secret));
 	strcpy(client.who, main_conn->who);
 	for (c = conns; c; c = c->next)
@@ -372,6 +401,7 @@ void gate_channel_event(int event, SpiceChannelEventInfo *info)
 	if (!c)
 		return;
 	if (event == SPICE_CHANNEL_EVENT_INITIALIZED) {
+		bury(c);
 		c->state = CONN_UP;
 		c->session = info->connection_id;
 		c->type = info->type;
@@ -399,8 +429,9 @@ void gate_end_client(const char *why)
 {
 	struct conn *c;
 
-	if (!client.here)
+	if (!client.here || client.ending)
 		return;
+	client.ending = true;
 	log_notice("ending the session of client %s: %s", client.who, why);
 	for (c = conns; c; c = c->next)
 		if (c->state == CONN_UP && c->session == client.session)

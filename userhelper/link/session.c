@@ -151,6 +151,7 @@ void session_start(struct session *s, const uint8_t *secret)
 	s->started = true;
 	s->failed = false;
 	s->said_quiet = false;
+	s->n_epochs = 0;
 	s->last_heard = now_ms();
 	session_epoch(s, "connected");
 }
