@@ -64,6 +64,10 @@ static struct netlink_range_validation sbd_block_size_range = {
 	.min = 512, .max = 65536,
 };
 
+static struct netlink_range_validation sbd_piece_range = {
+	.min = 1, .max = SPICEBD_PIECE_MAX,
+};
+
 #define SBD_INDEX_POLICY	NLA_POLICY_MAX(NLA_U32, SPICEBD_MAX_DRIVES - 1)
 
 static const struct nla_policy sbd_medium_policy[SPICEBD_A_MEDIUM_MAX + 1] = {
@@ -148,14 +152,14 @@ static const struct nla_policy sbd_data_policy[SPICEBD_A_IO_DATA + 1] = {
 	[SPICEBD_A_IO_COOKIE] = { .type = NLA_U64 },
 	[SPICEBD_A_IO_DATA_OFFSET] = { .type = NLA_U32 },
 	[SPICEBD_A_IO_DATA] =
-		NLA_POLICY_RANGE(NLA_BINARY, 1, SPICEBD_PIECE_MAX),
+		NLA_POLICY_FULL_RANGE(NLA_BINARY, &sbd_piece_range),
 };
 
 static const struct nla_policy sbd_complete_policy[SPICEBD_A_IO_ERROR + 1] = {
 	[SPICEBD_A_IO_COOKIE] = { .type = NLA_U64 },
 	[SPICEBD_A_IO_DATA_OFFSET] = { .type = NLA_U32 },
 	[SPICEBD_A_IO_DATA] =
-		NLA_POLICY_RANGE(NLA_BINARY, 1, SPICEBD_PIECE_MAX),
+		NLA_POLICY_FULL_RANGE(NLA_BINARY, &sbd_piece_range),
 	[SPICEBD_A_IO_ERROR] = { .type = NLA_U32 },
 };
 
