@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "blockers.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+#include "drive.h"
+
+/*
+ * A row for each operation: what blocks it, and what blocks it even with force.
+ */
+static const struct {
+	const char *verb;
+	unsigned int blocked, blocked_forced;
+} table[] = {
+	[OP_INSERT] = {
+		"insert into it",
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
+		BLOCK_INSERT | BLOCK_DELETE,
+	},
+	[OP_CHANGE] = {
+		"change its medium",
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
+		BLOCK_INSERT | BLOCK_DELETE,
+	},
+	[OP_EJECT] = {
+		"eject",
+		BLOCK_INSERT | BLOCK_DELETE,
+		BLOCK_DELETE,
+	},
+	[OP_REMOVE] = {
+		"remove its medium",
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
+		BLOCK_DELETE,
+	},
+	[OP_TRAY] = {
+		"move its tray",
+		BLOCK_INSERT | BLOCK_DELETE,
+		BLOCK_INSERT | BLOCK_DELETE,
+	},
+	[OP_DELETE] = {
+		"delete it",
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
+		BLOCK_DELETE,
+	},
+};
+
+static const struct {
+	enum blocker bit;
+	const char *text;
+} reasons[] = {
+	{ BLOCK_INSERT, "insert in progress" },
+	{ BLOCK_DELETE, "it is being deleted" },
+	{ BLOCK_ADOPT, "its medium is being adopted from an earlier spicebdd" },
+};
+
+static bool stopping;
+
+void blockers_stop(void)
+{
+	stopping = true;
+}
+
+bool blockers_stopped(void)
+{
+	return stopping;
+}
+
+int blockers_check(const struct drive *d, enum operation op, bool force, struct derr *e)
+{
+	unsigned int now = d->blockers &
+		(force ? table[op].blocked_forced : table[op].blocked);
+
+	if (stopping)
+		return derr_set(e, EBUSY, "drive %s: cannot %s: spicebdd is ending", d->k.name,
+				table[op].verb);
+	for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
+		if (now & reasons[i].bit)
+			return derr_set(e, EBUSY, "drive %s: cannot %s: %s", d->k.name,
+					table[op].verb, reasons[i].text);
+	return 0;
+}

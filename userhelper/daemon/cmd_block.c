@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* QEMU's commands, with QEMU's names, arguments and words. */
+#include <errno.h>
+#include <string.h>
+
+#include "control.h"
+#include "drive.h"
+#include "fdset.h"
+#include "insert.h"
+#include "nodes.h"
+
+#define INSERT_TIMEOUT	30
+
+static void done(int r, struct drive *d, const struct derr *e, void *arg)
+{
+	cmd_end(arg, r, e);
+}
+
+static void eject(struct cmd *c)
+{
+	struct drive *d;
+	struct derr e;
+	bool failed;
+
+	d = arg_drive(c, true, &failed);
+	if (!failed)
+		cmd_end(c, drive_eject(d, arg_bool(c, "force", false), &e), &e);
+}
+
+static void open_tray(struct cmd *c)
+{
+	struct drive *d;
+	struct derr e;
+	bool failed;
+
+	d = arg_drive(c, true, &failed);
+	if (!failed)
+		cmd_end(c, drive_open_tray(d, arg_bool(c, "force", false), &e), &e);
+}
+
+static void close_tray(struct cmd *c)
+{
+	struct drive *d;
+	struct derr e;
+	bool failed;
+
+	d = arg_drive(c, true, &failed);
+	if (!failed)
+		cmd_end(c, drive_close_tray(d, &e), &e);
+}
+
+static void remove_medium(struct cmd *c)
+{
+	struct drive *d;
+	struct derr e;
+	bool failed;
+
+	d = arg_drive(c, true, &failed);
+	if (!failed)
+		cmd_end(c, drive_remove_medium(d, &e), &e);
+}
+
+static void insert_medium(struct cmd *c)
+{
+	struct insert_args a = { .personality = -1, .open_tray = true };
+	bool failed, read_only;
+	struct derr e;
+
+	a.drive = arg_drive(c, true, &failed);
+	if (failed)
+		return;
+	a.source = node_source(arg_str(c, "node-name"), &read_only, &e);
+	if (!a.source) {
+		cmd_fail(c, &e);
+		return;
+	}
+	a.mode = read_only ? RO_READ_ONLY : RO_AUTO;
+	a.timeout = INSERT_TIMEOUT;
+	insert_start(&a, done, c);
+}
+
+static int change_mode(const char *s, const struct drive *d, enum read_only_mode *mode,
+		       struct derr *e)
+{
+	if (!s || !strcmp(s, "retain")) {
+		*mode = RO_AUTO;
+		if (d->medium && !drive_has_tray(d))
+			*mode = d->medium->read_only ? RO_READ_ONLY : RO_READ_WRITE;
+	} else if (!strcmp(s, "read-only")) {
+		*mode = RO_READ_ONLY;
+	} else if (!strcmp(s, "read-write")) {
+		*mode = RO_READ_WRITE;
+	} else {
+		return derr_set(e, EINVAL, "Parameter 'read-only-mode' does not accept value "
+				"'%s'", s);
+	}
+	return 0;
+}
+
+static void change_medium(struct cmd *c)
+{
+	struct insert_args a = { .personality = -1, .replace = true };
+	const char *format = arg_str(c, "format");
+	struct derr e;
+	bool failed;
+
+	a.drive = arg_drive(c, true, &failed);
+	if (failed)
+		return;
+	if (format && strcmp(format, "raw"))
+		derr_set(&e, EINVAL, "Unknown driver '%s'", format);
+	else if (change_mode(arg_str(c, "read-only-mode"), a.drive, &a.mode, &e) == 0)
+		a.source = source_parse(arg_str(c, "filename"), NULL, &e);
+	if (!a.source) {
+		cmd_fail(c, &e);
+		return;
+	}
+	a.force = arg_bool(c, "force", false);
+	a.timeout = INSERT_TIMEOUT;
+	insert_start(&a, done, c);
+}
+
+static void blockdev_add(struct cmd *c)
+{
+	struct derr e;
+	int r = node_add(arg_str(c, "node-name"), arg_str(c, "driver"),
+			 arg_bool(c, "read-only", false), c->args, &e);
+
+	cmd_end(c, r, &e);
+}
+
+static void blockdev_del(struct cmd *c)
+{
+	struct derr e;
+
+	cmd_end(c, node_del(arg_str(c, "node-name"), &e), &e);
+}
+
+static void add_fd(struct cmd *c)
+{
+	long long set = arg_int(c, "fdset-id", -1);
+	int fd = qmp_peer_take_fd(c->peer), set_id, member;
+	JsonObject *o;
+	struct derr e;
+
+	if (set < -1 || set > G_MAXINT)
+		set = -1;
+	if (fdset_add(c->peer, set, fd, &set_id, &member, &e) < 0) {
+		cmd_fail(c, &e);
+		return;
+	}
+	o = json_object_new();
+	json_object_set_int_member(o, "fdset-id", set_id);
+	json_object_set_int_member(o, "fd", member);
+	cmd_return_object(c, o);
+}
+
+static void remove_fd(struct cmd *c)
+{
+	long long set = arg_int(c, "fdset-id", -1), fd = arg_int(c, "fd", -1);
+	struct derr e;
+
+	cmd_end(c, fdset_remove(c->peer, set, fd, &e), &e);
+}
+
+const struct cmd_desc commands_block[] = {
+	{ "eject", eject, 0, "device:s? id:s? force:b?" },
+	{ "blockdev-open-tray", open_tray, 0, "device:s? id:s? force:b?" },
+	{ "blockdev-close-tray", close_tray, 0, "device:s? id:s?" },
+	{ "blockdev-remove-medium", remove_medium, 0, "id:s" },
+	{ "blockdev-insert-medium", insert_medium, 0, "id:s node-name:s" },
+	{ "blockdev-change-medium", change_medium, 0,
+	  "device:s? id:s? filename:s format:s? force:b? read-only-mode:s?" },
+	{ "blockdev-add", blockdev_add, 0,
+	  "driver:s node-name:s read-only:b? ..." },
+	{ "blockdev-del", blockdev_del, 0, "node-name:s" },
+	{ "add-fd", add_fd, 0, "fdset-id:i? opaque:s?" },
+	{ "remove-fd", remove_fd, 0, "fdset-id:i fd:i?" },
+	{ NULL },
+};

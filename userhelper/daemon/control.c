@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "control.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <glib-unix.h>
+
+#include "drive.h"
+#include "fdset.h"
+#include "log.h"
+#include "query.h"
+#include "sock.h"
+
+/* Peers. */
+
+struct session {
+	struct qmp_peer *peer;
+	bool status;
+};
+
+static GList *sessions;
+static int listeners[2] = { -1, -1 };	/* control, status */
+static guint listen_sources[2];
+
+static const struct cmd_desc *const tables[] = {
+	commands_block, commands_own, commands_query,
+};
+
+static const struct cmd_desc *find_command(const char *name)
+{
+	for (size_t t = 0; t < G_N_ELEMENTS(tables); t++)
+		for (const struct cmd_desc *c = tables[t]; c->name; c++)
+			if (!strcmp(c->name, name))
+				return c;
+	return NULL;
+}
+
+JsonArray *control_commands(bool status)
+{
+	JsonArray *a = json_array_new();
+
+	for (size_t t = 0; t < G_N_ELEMENTS(tables); t++) {
+		for (const struct cmd_desc *c = tables[t]; c->name; c++) {
+			JsonObject *o;
+
+			if (status && !(c->flags & CMD_STATUS))
+				continue;
+			o = json_object_new();
+			json_object_set_string_member(o, "name", c->name);
+			json_array_add_object_element(a, o);
+		}
+	}
+	return a;
+}
+
+/* Answers. */
+
+static void cmd_free(struct cmd *c)
+{
+	qmp_peer_unref(c->peer);
+	json_object_unref(c->args);
+	g_free(c);
+}
+
+void cmd_return(struct cmd *c, JsonNode *ret)
+{
+	qmp_return(c->peer, ret);
+	cmd_free(c);
+}
+
+void cmd_return_object(struct cmd *c, JsonObject *o)
+{
+	JsonNode *n = json_node_init_object(json_node_alloc(), o);
+
+	json_object_unref(o);
+	cmd_return(c, n);
+}
+
+void cmd_return_array(struct cmd *c, JsonArray *a)
+{
+	JsonNode *n = json_node_init_array(json_node_alloc(), a);
+
+	json_array_unref(a);
+	cmd_return(c, n);
+}
+
+void cmd_fail(struct cmd *c, const struct derr *e)
+{
+	qmp_fail(c->peer, e->cls, e->text);
+	cmd_free(c);
+}
+
+void cmd_end(struct cmd *c, int r, const struct derr *e)
+{
+	if (r < 0)
+		cmd_fail(c, e);
+	else
+		cmd_return(c, NULL);
+}
+
+/* Arguments. */
+
+const char *arg_str(const struct cmd *c, const char *name)
+{
+	return json_object_get_string_member_with_default(c->args, name, NULL);
+}
+
+bool arg_bool(const struct cmd *c, const char *name, bool fallback)
+{
+	return json_object_get_boolean_member_with_default(c->args, name, fallback);
+}
+
+long long arg_int(const struct cmd *c, const char *name, long long fallback)
+{
+	return json_object_get_int_member_with_default(c->args, name, fallback);
+}
+
+bool arg_has(const struct cmd *c, const char *name)
+{
+	return json_object_has_member(c->args, name);
+}
+
+struct drive *arg_drive(struct cmd *c, bool needed, bool *failed)
+{
+	const char *name = NULL;
+	struct drive *d = NULL;
+	struct derr e;
+
+	*failed = false;
+	if (arg_has(c, "device"))
+		name = arg_str(c, "device");
+	else if (arg_has(c, "id"))
+		name = arg_str(c, "id");
+	else if (arg_has(c, "drive"))
+		name = arg_str(c, "drive");
+	if (name)
+		d = drive_find(name, &e);
+	else if (needed)
+		derr_set(&e, EINVAL, "Need exactly one of 'device' and 'id'");
+	if (!d && (name || needed)) {
+		*failed = true;
+		cmd_fail(c, &e);
+	}
+	return d;
+}
+
+static bool type_ok(JsonNode *n, char type, const char **wanted)
+{
+	GType t = JSON_NODE_HOLDS_VALUE(n) ? json_node_get_value_type(n) : G_TYPE_INVALID;
+
+	switch (type) {
+	case 's':
+		*wanted = "string";
+		return t == G_TYPE_STRING;
+	case 'i':
+		*wanted = "integer";
+		return t == G_TYPE_INT64;
+	case 'b':
+		*wanted = "boolean";
+		return t == G_TYPE_BOOLEAN;
+	case 'o':
+		*wanted = "object";
+		return JSON_NODE_HOLDS_OBJECT(n);
+	default:
+		return true;
+	}
+}
+
+/* One "name:type?" of a description against what came. */
+static int check_arg(const char *spec, JsonObject *args, unsigned int *known, struct derr *e)
+{
+	const char *colon = strchr(spec, ':'), *wanted = "";
+	char *name = g_strndup(spec, colon - spec);
+	JsonNode *n = json_object_get_member(args, name);
+	int r = 0;
+
+	if (!n && colon[2] != '?')
+		r = derr_set(e, EINVAL, "Parameter '%s' is missing", name);
+	if (n)
+		(*known)++;
+	if (n && !type_ok(n, colon[1], &wanted))
+		r = derr_set(e, EINVAL, "Invalid parameter type for '%s', expected: %s", name,
+			     wanted);
+	g_free(name);
+	return r;
+}
+
+static int name_unknown(const struct cmd_desc *d, JsonObject *args, struct derr *e)
+{
+	GList *members = json_object_get_members(args);
+	char *spec = g_strdup_printf(" %s", d->args);
+	int r = 0;
+
+	for (GList *l = members; l && !r; l = l->next) {
+		char *key = g_strdup_printf(" %s:", (char *)l->data);
+
+		if (strchr(l->data, ' ') || strchr(l->data, ':') || !strstr(spec, key))
+			r = derr_set(e, EINVAL, "Parameter '%s' is unexpected", (char *)l->data);
+		g_free(key);
+	}
+	g_free(spec);
+	g_list_free(members);
+	return r;
+}
+
+static int check_args(const struct cmd_desc *d, JsonObject *args, struct derr *e)
+{
+	char **specs = g_strsplit(d->args, " ", -1);
+	unsigned int known = 0;
+	bool open = false;
+	int r = 0;
+
+	for (char **s = specs; *s && !r; s++) {
+		if (!**s)
+			continue;
+		if (!strcmp(*s, "..."))
+			open = true;
+		else
+			r = check_arg(*s, args, &known, e);
+	}
+	g_strfreev(specs);
+	if (!r && !open && known != json_object_get_size(args))
+		r = name_unknown(d, args, e);
+	return r;
+}
+
+static void on_command(struct qmp_peer *p, const char *name, JsonObject *args)
+{
+	const struct cmd_desc *d = find_command(name);
+	struct session *s = qmp_peer_user(p);
+	struct cmd *c;
+	struct derr e;
+
+	if (!d || (s->status && !(d->flags & CMD_STATUS))) {
+		char *m = g_strdup_printf(d ? "The command %s is not allowed on the status socket" :
+					  "The command %s has not been found", name);
+
+		qmp_fail(p, QMP_COMMAND_NOT_FOUND, m);
+		g_free(m);
+		return;
+	}
+	c = g_new0(struct cmd, 1);
+	c->peer = qmp_peer_ref(p);
+	c->args = args ? json_object_ref(args) : json_object_new();
+	c->status = s->status;
+	if (check_args(d, c->args, &e) < 0)
+		cmd_fail(c, &e);
+	else
+		d->run(c);
+}
+
+static void on_closed(struct qmp_peer *p)
+{
+	struct session *s = qmp_peer_user(p);
+
+	fdset_owner_gone(p);
+	/* A command under way may still hold the peer, but asks no more of us. */
+	sessions = g_list_remove(sessions, s);
+	g_free(s);
+}
+
+static const struct qmp_ops peer_ops = {
+	.command = on_command,
+	.closed = on_closed,
+	.greeting = query_greeting,
+};
+
+static gboolean on_listener(gint fd, GIOCondition cond, gpointer arg)
+{
+	struct session *s;
+	int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (peer < 0)
+		return G_SOURCE_CONTINUE;
+	if (g_list_length(sessions) >= PEERS_MAX) {
+		log_warn("too many connections to the control sockets");
+		close(peer);
+		return G_SOURCE_CONTINUE;
+	}
+	s = g_new0(struct session, 1);
+	s->status = fd == listeners[1];
+	sessions = g_list_append(sessions, s);
+	s->peer = qmp_peer_new(peer, &peer_ops, s);
+	return G_SOURCE_CONTINUE;
+}
+
+static int open_listener(const char *name, mode_t mode, struct derr *e)
+{
+	char file[32], path[108];
+	int fd = listen_fd_named(name);
+
+	if (fd >= 0) {
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+		return fd;
+	}
+	snprintf(file, sizeof(file), "%s.sock", name);
+	if (!run_path(path, sizeof(path), "%s", file))
+		return derr_set(e, ENAMETOOLONG, "the run directory's path is too long");
+	fd = sock_listen(path, SOCK_STREAM | SOCK_NONBLOCK, mode);
+	if (fd == -EADDRINUSE)
+		return derr_set(e, EADDRINUSE, "another spicebdd listens on %s", path);
+	if (fd < 0)
+		return derr_set(e, -fd, "cannot listen on %s: %s", path, strerror(-fd));
+	return fd;
+}
+
+int control_init(struct derr *e)
+{
+	listeners[0] = open_listener("control", 0600, e);
+	if (listeners[0] < 0)
+		return listeners[0];
+	listeners[1] = open_listener("status", 0666, e);
+	return listeners[1] < 0 ? listeners[1] : 0;
+}
+
+void control_listen(void)
+{
+	for (int i = 0; i < 2; i++)
+		listen_sources[i] = g_unix_fd_add(listeners[i], G_IO_IN, on_listener, NULL);
+}
+
+void control_linger(int ms)
+{
+	for (GList *i = sessions; i; i = i->next) {
+		struct session *s = i->data;
+
+		if (s->peer)
+			qmp_peer_linger(s->peer, ms);
+	}
+}
+
+/* Events. */
+
+static void emit(const char *name, JsonObject *data, JsonObject *redacted)
+{
+	/* A peer that is closed for not reading leaves the list from the loop. */
+	for (GList *i = sessions; i; i = i->next) {
+		struct session *s = i->data;
+		JsonObject *o = s->status && redacted ? redacted : data;
+
+		if (s->peer && qmp_peer_negotiated(s->peer))
+			qmp_event(s->peer, name, o ? json_object_ref(o) : NULL);
+	}
+	if (data)
+		json_object_unref(data);
+	if (redacted)
+		json_object_unref(redacted);
+}
+
+static JsonObject *event_of(const char *drive)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "drive", drive);
+	return o;
+}
+
+static JsonObject *medium_event(const struct drive *d, const struct kernel_drive *k, bool named)
+{
+	JsonObject *o = event_of(k->name), *m;
+
+	json_object_set_int_member(o, "generation", k->generation);
+	if (!(k->state & SPICEBD_STATE_READY)) {
+		json_object_set_null_member(o, "medium");
+		return o;
+	}
+	m = json_object_new();
+	if (named && d->medium)
+		json_object_set_string_member(m, "name", d->medium->name);
+	json_object_set_int_member(m, "size", k->medium.size);
+	json_object_set_boolean_member(m, "read-only",
+				       k->medium.flags & SPICEBD_MEDIUM_READ_ONLY);
+	json_object_set_object_member(o, "medium", m);
+	return o;
+}
+
+static void tray_event(const struct kernel_drive *k)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "device", k->name);
+	json_object_set_string_member(o, "id", k->name);
+	json_object_set_boolean_member(o, "tray-open", k->tray == SPICEBD_TRAY_OPEN);
+	emit("DEVICE_TRAY_MOVED", o, NULL);
+}
+
+void control_drive_event(struct drive *d, const struct kernel_drive *k)
+{
+	JsonObject *o;
+
+	switch (k->event) {
+	case SPICEBD_EVENT_DRIVE_ADDED:
+		emit("SPICEBD_DRIVE_ADDED", event_of(k->name), NULL);
+		break;
+	case SPICEBD_EVENT_DRIVE_REMOVED:
+		emit("SPICEBD_DRIVE_REMOVED", event_of(d->k.name), NULL);
+		break;
+	case SPICEBD_EVENT_TRAY_MOVED:
+		tray_event(k);
+		break;
+	case SPICEBD_EVENT_MEDIUM_CHANGED:
+		emit("SPICEBD_MEDIUM_CHANGED", medium_event(d, k, true),
+		     medium_event(d, k, false));
+		break;
+	case SPICEBD_EVENT_EJECT_REQUEST:
+		emit("SPICEBD_EJECT_REQUEST", event_of(k->name), NULL);
+		break;
+	case SPICEBD_EVENT_LOCK_CHANGED:
+		o = event_of(k->name);
+		json_object_set_boolean_member(o, "locked", k->state & SPICEBD_STATE_LOCKED);
+		emit("SPICEBD_LOCK_CHANGED", o, NULL);
+		break;
+	}
+}
+
+void control_link_event(struct drive *d, bool up, const char *reason)
+{
+	JsonObject *o = event_of(d->k.name), *redacted = event_of(d->k.name);
+
+	json_object_set_boolean_member(o, "up", up);
+	json_object_set_boolean_member(redacted, "up", up);
+	if (reason)
+		json_object_set_string_member(o, "reason", reason);
+	emit("SPICEBD_LINK", o, redacted);
+}
+
+void control_media_event(const char *link)
+{
+	JsonObject *o = json_object_new(), *redacted = json_object_new();
+
+	json_object_set_string_member(o, "link", link);
+	emit("SPICEBD_MEDIA_CHANGED", o, redacted);
+}

@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * An insert is one task. What may take long (finding the source, connecting,
+ * waiting for the kernel) it does itself; each look at drives and media is a
+ * step on the main thread. The old medium stays until the new one is there.
+ */
+#include "insert.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "drive.h"
+#include "log.h"
+#include "medium.h"
+#include "sock.h"
+#include "state.h"
+
+#define GUARD_MS	2000
+
+struct insert {
+	struct insert_args a;
+	insert_done_fn done;
+	void *arg;
+	struct task *task;
+	guint guard;
+	bool answered;
+
+	struct drive *d;
+	bool blocked;			/* our blocker is on the drive */
+	bool made;			/* the drive was made for this insert */
+	struct medium *m;		/* ours: a reference */
+	struct nbd_handle *h[IO_QUEUES_MAX];
+	unsigned int n;
+	struct nbd_props props;
+	enum medium_kind kind;
+	bool read_only;
+	unsigned int conns;
+	bool ready;
+	int r;
+	struct derr e;
+};
+
+/* Drives. */
+
+static bool fits(const struct drive *d, uint32_t personality)
+{
+	return d->k.personality == personality && !drive_has_medium(d) && !d->medium &&
+	       !d->blockers && !(d->k.state & SPICEBD_STATE_STALE);
+}
+
+static uint32_t wanted_personality(const struct insert *in)
+{
+	if (in->a.personality >= 0)
+		return in->a.personality;
+	/* UDF may be written to, but not in a cdrom drive. */
+	if (in->kind == KIND_CDROM && in->a.mode != RO_READ_WRITE)
+		return SPICEBD_PERSONALITY_CDROM;
+	return SPICEBD_PERSONALITY_DISK;
+}
+
+static int take_drive(struct insert *in, struct drive *d)
+{
+	int r = blockers_check(d, in->a.replace ? OP_CHANGE : OP_INSERT, in->a.force, &in->e);
+
+	if (r < 0)
+		return r;
+	in->d = d;
+	in->blocked = true;
+	d->blockers |= BLOCK_INSERT;
+	d->op = task_ref(in->task);
+	return 0;
+}
+
+static int choose(struct insert *in)
+{
+	struct kernel_drive_new args = { .personality = wanted_personality(in) };
+	struct drive *d;
+	int r;
+
+	if (in->d)
+		return 0;
+	for (d = drive_first(); d; d = drive_next(d))
+		if (fits(d, args.personality))
+			return take_drive(in, d);
+	r = drive_add(&args, &d, &in->e);
+	if (r < 0)
+		return r;
+	in->made = true;
+	return take_drive(in, d);
+}
+
+static void step_choose(void *arg)
+{
+	struct insert *in = arg;
+
+	in->r = choose(in);
+	if (!in->r)
+		in->a.source->drive = in->d->index;
+}
+
+/* The medium. */
+
+static int full_error(struct drive *d, bool open_tray, struct derr *e)
+{
+	if (open_tray)
+		return derr_set(e, EEXIST, "There already is a medium in device '%s'",
+				d->k.name);
+	return derr_set(e, EEXIST, "drive %s already has a medium%s%s: eject it first, or use "
+			"force", d->k.name, d->medium ? ": " : "",
+			d->medium ? d->medium->name : "");
+}
+
+static int check_drive_empty(struct insert *in)
+{
+	struct drive *d = in->d;
+
+	if (drive_refresh(d, &in->e) < 0)
+		return -in->e.code;
+	if (drive_has_medium(d) && !in->a.replace)
+		return full_error(d, in->a.open_tray, &in->e);
+	if (in->a.open_tray && drive_has_tray(d) && d->k.tray != SPICEBD_TRAY_OPEN)
+		return derr_set(&in->e, EINVAL, "Tray of device '%s' is not open", d->k.name);
+	if ((d->k.state & SPICEBD_STATE_STALE) && !drive_has_medium(d))
+		return derr_set(&in->e, EBUSY, "drive %s: an old medium, ejected by force, is "
+				"still open: unmount or close it first", d->k.name);
+	return 0;
+}
+
+static int check_size(struct insert *in)
+{
+	uint32_t block = drive_has_tray(in->d) ? 2048 : 512;
+	const struct nbd_props *p = &in->props;
+
+	if (!p->size)
+		return derr_set(&in->e, ENOMEDIUM, "the medium is empty (0 bytes)");
+	if (p->size < block)
+		return derr_set(&in->e, EINVAL, "the medium is smaller (%llu bytes) than one block "
+				"of %u bytes", (unsigned long long)p->size, block);
+	if (p->size % block && block == 2048 && !(p->size % 512))
+		return derr_set(&in->e, EINVAL, "the medium's size, %llu bytes, is no multiple of "
+				"a CD's block of 2048: insert it as a disk",
+				(unsigned long long)p->size);
+	if (p->size % block)
+		return derr_set(&in->e, EINVAL, "the medium's size, %llu bytes, is no multiple of "
+				"%u: enlarge it to %llu", (unsigned long long)p->size, block,
+				(unsigned long long)(p->size / block + 1) * block);
+	if (p->min_block > block)
+		return derr_set(&in->e, EINVAL, "the server's smallest block is %u bytes, the "
+				"drive's is %u: serve it through nbdkit --filter=blocksize",
+				p->min_block, block);
+	return 0;
+}
+
+static int check_mode(struct insert *in)
+{
+	bool server_ro = in->props.read_only || in->a.source->offer_read_only;
+
+	in->read_only = server_ro || in->a.mode == RO_READ_ONLY || drive_has_tray(in->d);
+	if (in->a.mode != RO_READ_WRITE)
+		return 0;
+	if (drive_has_tray(in->d))
+		return derr_set(&in->e, EROFS, "drive %s is a cdrom: it is read-only", in->d->k.name);
+	if (server_ro)
+		return derr_set(&in->e, EROFS, "the source is read-only: writing is not allowed "
+				"there");
+	return 0;
+}
+
+/* One store in two drives, one of them writing: its file system would break. */
+static int check_shared(struct insert *in)
+{
+	const struct source *s = in->a.source;
+
+	for (struct drive *d = drive_first(); d; d = drive_next(d)) {
+		const struct medium *m = d->medium;
+
+		if (!m || d == in->d || m->source->type != s->type || !s->store_len ||
+		    m->source->store_len != s->store_len ||
+		    memcmp(m->source->store, s->store, s->store_len))
+			continue;
+		if (!m->read_only || !in->read_only)
+			return derr_set(&in->e, EBUSY, "the medium is in drive %s already, and "
+					"one of the two would write to it", d->k.name);
+	}
+	return 0;
+}
+
+static void step_check(void *arg)
+{
+	struct insert *in = arg;
+	unsigned int most;
+
+	in->r = check_drive_empty(in);
+	if (!in->r)
+		in->r = check_size(in);
+	if (!in->r)
+		in->r = check_mode(in);
+	if (!in->r)
+		in->r = check_shared(in);
+	most = MIN(in->d->k.nr_queues, IO_QUEUES_MAX);
+	in->conns = in->props.multi ? most : 1;
+}
+
+static void make_id(struct insert *in, struct medium *m)
+{
+	const struct source *s = in->a.source;
+
+	m->id[0] = 1 + s->type;
+	if (s->type == SOURCE_SPICE) {
+		memcpy(m->id + 1, s->store, s->store_len);
+		m->id_len = 1 + s->store_len;
+	} else if (s->type == SOURCE_NBD) {
+		memcpy(m->id + 1, in->props.digest, NBD_DIGEST_LEN);
+		m->id_len = 1 + NBD_DIGEST_LEN;
+	} else {
+		random_bytes(m->id + 1, 16);
+		m->id_len = 17;
+	}
+}
+
+static int eject_old(struct insert *in)
+{
+	struct drive *d = in->d;
+	struct kernel_err ke;
+
+	if (!drive_has_medium(d))
+		return 0;
+	if (kernel_eject(drives_kernel, d->index, in->a.force, &ke) < 0) {
+		if (ke.code == EINPROGRESS)
+			return derr_set(&in->e, EINPROGRESS, "Device '%s' is locked and force was "
+					"not specified, wait for tray to open and try again",
+					d->k.name);
+		if (ke.code == EBUSY)
+			return derr_set(&in->e, EBUSY, "drive %s is busy: its user was asked to let "
+					"go of the old medium; try again, or use force",
+					d->k.name);
+		return drive_err(d, &ke, "eject the old medium", &in->e);
+	}
+	if (d->medium)
+		medium_out(d->medium);
+	return drive_refresh(d, &in->e);
+}
+
+static int kernel_insert(struct insert *in)
+{
+	struct drive *d = in->d;
+	struct kernel_medium km;
+	struct kernel_err ke;
+
+	medium_for_kernel(in->m, &km);
+	if (drive_has_tray(d)) {
+		/* Its events must not look like somebody's eject. */
+		d->keep = true;
+		if (kernel_tray_open(drives_kernel, d->index, in->a.force, &ke) < 0)
+			return drive_err(d, &ke, "open its tray", &in->e);
+	}
+	if (kernel_medium_insert(drives_kernel, d->index, &km, &in->m->generation, &ke) < 0) {
+		if (ke.code == EBUSY)
+			return derr_set(&in->e, EBUSY, "drive %s: an old medium, ejected by force, "
+					"is still open: unmount or close it first", d->k.name);
+		return drive_err(d, &ke, "insert", &in->e);
+	}
+	in->m->state = MEDIUM_IN;
+	if (drive_has_tray(d) && !in->a.open_tray) {
+		if (kernel_tray_close(drives_kernel, d->index, &ke) < 0)
+			return drive_err(d, &ke, "close its tray", &in->e);
+		d->keep = false;
+	}
+	return 0;
+}
+
+static void step_insert(void *arg)
+{
+	struct insert *in = arg;
+	struct drive *d = in->d;
+	struct medium *m;
+
+	if (!d->present) {
+		in->r = derr_set(&in->e, ENODEV, "the drive was deleted meanwhile");
+		return;
+	}
+	in->r = check_drive_empty(in);
+	if (!in->r)
+		in->r = eject_old(in);
+	if (in->r < 0)
+		return;
+	m = medium_new(d, in->a.source, &in->props);
+	m->kind = in->kind;
+	m->read_only = in->read_only;
+	m->conns = in->conns;
+	make_id(in, m);
+	d->medium = m;			/* the drive's reference */
+	in->m = medium_ref(m);
+	in->r = state_save(&in->e);
+	if (in->r < 0)
+		return;
+	in->n = 0;			/* they are the medium's now */
+	in->r = medium_attach(m, in->h, &in->e);
+	if (!in->r)
+		in->r = kernel_insert(in);
+}
+
+static void step_ready(void *arg)
+{
+	struct insert *in = arg;
+	struct drive *d = in->d;
+
+	in->ready = false;
+	in->r = 0;
+	if (!d->present || d->medium != in->m || in->m->state != MEDIUM_IN) {
+		in->r = derr_set(&in->e, ECANCELED, "it was ejected before it was readable%s%s",
+				 d->failed ? ": " : "", d->failed ?: "");
+		return;
+	}
+	in->ready = in->a.open_tray && drive_has_tray(d);
+	if (d->k.state & SPICEBD_STATE_READY && d->k.generation >= in->m->generation)
+		in->ready = true;
+}
+
+/* The end, either way. */
+
+static void answer(struct insert *in)
+{
+	if (in->guard)
+		g_source_remove(in->guard);
+	in->guard = 0;
+	if (!in->answered)
+		in->done(in->r, in->d, &in->e, in->arg);
+	in->answered = true;
+}
+
+static void undo(struct insert *in)
+{
+	struct drive *d = in->d;
+	struct kernel_err ke;
+	bool named = in->m;
+
+	for (unsigned int i = 0; i < in->n; i++)
+		nbd_close(in->h[i]);
+	if (named && d->present && d->medium == in->m) {
+		bool shown = in->m->state == MEDIUM_IN;
+
+		if (shown && kernel_eject(drives_kernel, d->index, true, &ke) < 0)
+			log_warn("drive %s: %s", d->k.name, ke.text);
+		medium_out(in->m);
+		/* Not a cdrom's tray left open by an insert that failed. */
+		if (drive_has_tray(d) && !in->a.open_tray)
+			kernel_tray_close(drives_kernel, d->index, NULL);
+		drive_refresh(d, NULL);
+	} else if (!named) {
+		in->a.source->ops->close(in->a.source, false);
+	}
+	if (in->made && d->present && kernel_del(drives_kernel, d->index, true, &ke) < 0)
+		log_warn("drive %s: %s", d->k.name, ke.text);
+}
+
+static void step_over(void *arg)
+{
+	struct insert *in = arg;
+	struct drive *d = in->d;
+
+	if (in->r < 0)
+		undo(in);
+	if (in->blocked && d->op == in->task) {
+		d->blockers &= ~BLOCK_INSERT;
+		task_unref(d->op);
+		d->op = NULL;
+	}
+	if (!in->r) {
+		g_clear_pointer(&d->failed, g_free);
+		log_info("drive %s: medium '%s' inserted", d->k.name, in->m->name);
+		in->m->source->ops->notice(in->m->source, SOURCE_INSERTED);
+	}
+	answer(in);
+	change_wake();
+	medium_unref(in->m);
+	source_unref(in->a.source);
+	task_unref(in->task);
+	g_free(in);
+}
+
+/* The task. */
+
+static int connect_one(struct insert *in, struct task *t)
+{
+	struct source *s = in->a.source;
+	struct nbd_handle *h = s->ops->connect(s, t, &in->e);
+
+	if (!h)
+		return in->e.code ? -in->e.code : -EIO;
+	in->h[in->n++] = h;
+	return 0;
+}
+
+/* A Spice share's media are known by what it says; others have to be looked at. */
+static int look(struct insert *in, struct task *t)
+{
+	struct source *s = in->a.source;
+	int r = s->ops->open(s, t, &in->e);
+
+	in->kind = s->kind;
+	if (r < 0 || s->type == SOURCE_SPICE)
+		return r;
+	r = connect_one(in, t);
+	if (!r)
+		r = nbdconn_props(in->h[0], &in->props, t, &in->e);
+	if (!r && in->kind == KIND_UNKNOWN)
+		r = nbdconn_kind(in->h[0], in->props.size, &in->kind, t, &in->e);
+	return r;
+}
+
+static int step(void (*fn)(void *arg), struct insert *in)
+{
+	in->r = 0;
+	main_call(fn, in);
+	return in->r;
+}
+
+static int run_steps(struct insert *in, struct task *t)
+{
+	int r = look(in, t);
+
+	if (!r)
+		r = step(step_choose, in);
+	if (!r && !in->n) {
+		r = connect_one(in, t);
+		if (!r)
+			r = nbdconn_props(in->h[0], &in->props, t, &in->e);
+	}
+	if (!r)
+		r = step(step_check, in);
+	while (!r && in->n < in->conns)
+		r = connect_one(in, t);
+	if (!r && task_cancelled(t))
+		r = derr_set(&in->e, ECANCELED, "ended by an eject");
+	if (!r)
+		r = step(step_insert, in);
+	while (!r) {
+		uint64_t seq = change_seq();
+
+		r = step(step_ready, in);
+		if (r || in->ready)
+			break;
+		r = task_wait(t, seq, "the medium does not become readable", &in->e);
+	}
+	return r;
+}
+
+static void run(struct task *t, void *arg)
+{
+	struct insert *in = arg;
+
+	in->r = run_steps(in, t);
+	main_call(step_over, in);
+}
+
+/* A name server that hangs keeps the task, but not who asked. */
+static gboolean guard(gpointer arg)
+{
+	struct insert *in = arg;
+	struct derr e;
+
+	in->guard = 0;
+	if (!in->answered) {
+		task_cancel(in->task);
+		derr_set(&e, ETIMEDOUT, "the source did not answer in %d s", in->a.timeout);
+		in->answered = true;
+		in->done(-ETIMEDOUT, NULL, &e, in->arg);
+	}
+	return G_SOURCE_REMOVE;
+}
+
+void insert_start(const struct insert_args *a, insert_done_fn done, void *arg)
+{
+	struct insert *in = g_new0(struct insert, 1);
+	struct task *t;
+
+	in->a = *a;
+	in->done = done;
+	in->arg = arg;
+	a->source->read_only = a->mode == RO_READ_ONLY;
+	a->source->folder_as_disk = a->personality == SPICEBD_PERSONALITY_DISK ||
+		(a->drive && !drive_has_tray(a->drive));
+	t = task_new("insert", now_ms() + a->timeout * 1000LL, run, in);
+	if (!t) {
+		derr_set(&in->e, ENOMEM, "out of memory");
+		in->r = -ENOMEM;
+	} else {
+		in->task = t;
+		if (a->drive)
+			in->r = take_drive(in, a->drive);
+		if (!in->r && a->drive)
+			in->r = check_drive_empty(in);
+		if (!in->r && !task_run(t)) {
+			derr_set(&in->e, EAGAIN, "out of threads");
+			in->r = -EAGAIN;
+		}
+	}
+	if (in->r < 0) {
+		step_over(in);
+		return;
+	}
+	in->guard = g_timeout_add(a->timeout * 1000 + GUARD_MS, guard, in);
+}

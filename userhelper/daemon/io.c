@@ -1,0 +1,855 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "io.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <glib.h>
+
+#include "log.h"
+#include "sock.h"
+#include "work.h"
+
+/* Reads under way in one thread: what they touch of the slots' memory. */
+#define READ_LIMIT	(32u << 20)
+#define RELAX_MS	10000
+#define BYE_MS		500
+#define RETRY_MS	10
+
+/* ring_slot.flags_io: counted in io->sent_writes */
+#define SLOT_SENT	(1u << 0)
+
+struct slot_list {
+	struct ring_slot *first, *last;
+	unsigned int n;
+};
+
+enum order {
+	ORDER_CONNECT = 1 << 0,
+	ORDER_DISCONNECT = 1 << 1,
+	ORDER_STOP = 1 << 2,
+	ORDER_DRAIN = 1 << 3,
+};
+
+struct ioq {
+	struct io *io;
+	GThread *thread;
+	struct ring *ring;
+	struct nbd_handle *nbd;
+	int order_fd;
+
+	/* orders of the main thread, under io->lock */
+	unsigned int orders;
+	struct nbd_handle *new_nbd;
+	unsigned int new_round;
+
+	/* the thread's own */
+	unsigned int round;
+	struct slot_list pending;	/* not sent, or to be sent again */
+	struct slot_list out;		/* sent */
+	size_t write_bytes, read_bytes;
+	bool lost;
+	char lost_text[160];
+	long long heard;		/* when the far end last showed life */
+	bool stalled;
+	bool draining, clean;
+	bool deaf;			/* the queue socket is of no use */
+	long long drain_end;
+	long long busy_at;		/* when there last was a request */
+	bool relaxed;
+};
+
+struct io {
+	struct io_params p;
+	GMutex lock;
+	struct ioq q[IO_QUEUES_MAX];
+	unsigned int n;
+	unsigned int round;
+	uint32_t queue_write_limit;
+	gint running;
+	gint started;
+	int drain_ms;
+	gint unclean;
+	gint unanswered, sent_writes;
+	gint conns;			/* that the threads hold */
+	gint fail_flush, flush_failed;
+	/* acknowledged writes, and how many of them a flush has covered */
+	uint64_t acked, flushed;
+};
+
+/* Lists. */
+
+static void list_add(struct slot_list *l, struct ring_slot *s)
+{
+	s->next = NULL;
+	s->prev = l->last;
+	if (l->last)
+		l->last->next = s;
+	else
+		l->first = s;
+	l->last = s;
+	l->n++;
+}
+
+static void list_del(struct slot_list *l, struct ring_slot *s)
+{
+	if (s->prev)
+		s->prev->next = s->next;
+	else
+		l->first = s->next;
+	if (s->next)
+		s->next->prev = s->prev;
+	else
+		l->last = s->prev;
+	s->next = s->prev = NULL;
+	l->n--;
+}
+
+static bool changes_store(uint32_t op)
+{
+	return op == SPICEBD_OP_WRITE || op == SPICEBD_OP_DISCARD ||
+	       op == SPICEBD_OP_WRITE_ZEROES;
+}
+
+/* Events to the main thread. */
+
+struct post {
+	struct io *io;
+	enum io_event ev;
+	unsigned int round;
+	char text[160];
+};
+
+/*
+ * The io outlives every event of its threads: it is freed after IO_ENDED, which
+ * is the last.
+ */
+static void deliver(void *arg)
+{
+	struct post *m = arg;
+
+	m->io->p.event(m->ev, m->round, m->text, m->io->p.arg);
+	g_free(m);
+}
+
+static void post(struct io *io, enum io_event ev, unsigned int round, const char *text)
+{
+	struct post *m = g_new0(struct post, 1);
+
+	m->io = io;
+	m->ev = ev;
+	m->round = round;
+	g_strlcpy(m->text, text, sizeof(m->text));
+	main_post(deliver, m);
+}
+
+/* Requests. */
+
+static uint32_t io_error(int error)
+{
+	switch (error) {
+	case 0:
+	case ENOSPC:
+	case EOPNOTSUPP:
+		return error;
+	case EDQUOT:
+	case EFBIG:
+		return ENOSPC;
+	default:
+		return EIO;
+	}
+}
+
+static void note_done(struct io *io, const struct ring_slot *s, uint32_t error)
+{
+	uint64_t old;
+
+	if (error)
+		return;
+	if (changes_store(s->op)) {
+		if (!(s->flags & SPICEBD_IO_FUA))
+			__atomic_add_fetch(&io->acked, 1, __ATOMIC_SEQ_CST);
+		return;
+	}
+	if (s->op != SPICEBD_OP_FLUSH)
+		return;
+	old = __atomic_load_n(&io->flushed, __ATOMIC_SEQ_CST);
+	while (old < s->mark &&
+	       !__atomic_compare_exchange_n(&io->flushed, &old, s->mark, false,
+					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		;
+}
+
+static void answer(struct ioq *q, struct ring_slot *s, uint32_t error)
+{
+	struct io *io = q->io;
+
+	note_done(io, s, error);
+	g_atomic_int_add(&io->unanswered, -1);
+	if (s->flags_io & SLOT_SENT)
+		g_atomic_int_add(&io->sent_writes, -1);
+	ring_complete(q->ring, s, error);
+}
+
+static void account(struct ioq *q, const struct ring_slot *s, bool out)
+{
+	size_t *bytes = s->op == SPICEBD_OP_WRITE ? &q->write_bytes :
+			s->op == SPICEBD_OP_READ ? &q->read_bytes : NULL;
+
+	if (bytes)
+		*bytes += out ? s->length : -(size_t)s->length;
+}
+
+static void mark_lost(struct ioq *q, const char *text)
+{
+	if (!q->lost)
+		g_strlcpy(q->lost_text, text, sizeof(q->lost_text));
+	q->lost = true;
+}
+
+/* Answers of the server. Called by libnbd with the handle locked. */
+static int on_done(void *arg, int *error)
+{
+	struct ring_slot *s = arg;
+	struct ioq *q = s->owner;
+
+	/*
+	 * Not an answer: the connection ended, or the server goes down. The
+	 * request stays in the list of those sent, to be sent again.
+	 */
+	if (*error == ENOTCONN || *error == ESHUTDOWN) {
+		mark_lost(q, *error == ESHUTDOWN ? "the server shuts down" :
+			  "the connection ended");
+		return 1;
+	}
+	if (*error)
+		s->part_error = io_error(*error);
+	if (--s->parts)
+		return 1;
+	list_del(&q->out, s);
+	account(q, s, false);
+	answer(q, s, s->part_error);
+	return 1;
+}
+
+static int64_t submit_part(struct ioq *q, struct ring_slot *s, uint32_t at, uint32_t len)
+{
+	nbd_completion_callback cb = { .callback = on_done, .user_data = s };
+	uint32_t fua = s->flags & SPICEBD_IO_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
+
+	switch (s->op) {
+	case SPICEBD_OP_READ:
+		return nbd_aio_pread(q->nbd, s->buf + at, len, s->offset + at, cb, 0);
+	case SPICEBD_OP_WRITE:
+		return nbd_aio_pwrite(q->nbd, s->buf + at, len, s->offset + at, cb, fua);
+	case SPICEBD_OP_DISCARD:
+		return nbd_aio_trim(q->nbd, len, s->offset + at, cb, fua);
+	case SPICEBD_OP_WRITE_ZEROES:
+		if (s->flags & SPICEBD_IO_NO_UNMAP)
+			fua |= LIBNBD_CMD_FLAG_NO_HOLE;
+		return nbd_aio_zero(q->nbd, len, s->offset + at, cb, fua);
+	default:
+		return nbd_aio_flush(q->nbd, cb, 0);
+	}
+}
+
+static void submit(struct ioq *q, struct ring_slot *s)
+{
+	bool moves = s->op == SPICEBD_OP_READ || s->op == SPICEBD_OP_WRITE;
+	uint32_t step = moves ? q->io->p.props.max_payload : UINT32_MAX;
+	uint32_t parts = 1, left = s->length, at = 0;
+
+	if (left)
+		parts = left / step + (left % step != 0);
+	s->owner = q;
+	if (changes_store(s->op) && !(s->flags_io & SLOT_SENT)) {
+		s->flags_io |= SLOT_SENT;
+		g_atomic_int_inc(&q->io->sent_writes);
+	}
+	s->parts = parts;
+	s->part_error = 0;
+	s->mark = __atomic_load_n(&q->io->acked, __ATOMIC_SEQ_CST);
+	list_add(&q->out, s);
+	account(q, s, true);
+	if (q->out.n == 1)
+		q->heard = now_ms();
+	/* A part may be done, and with the last one the slot gone, before the next. */
+	for (uint32_t i = 0; i < parts; i++) {
+		uint32_t len = MIN(left, step);
+		uint32_t part_at = at;
+
+		left -= len;
+		at += len;
+		if (submit_part(q, s, part_at, len) >= 0)
+			continue;
+		if (nbd_aio_is_dead(q->nbd) || nbd_aio_is_closed(q->nbd)) {
+			/* What was not sent counts as sent: all is sent again. */
+			mark_lost(q, nbd_get_error() ?: "the connection ended");
+			return;
+		}
+		log_debug("request refused by libnbd: %s", nbd_get_error());
+		s->part_error = EIO;
+		if (!--s->parts) {
+			list_del(&q->out, s);
+			account(q, s, false);
+			answer(q, s, s->part_error);
+			return;
+		}
+	}
+}
+
+/* What needs no server; false: it does. */
+static bool answer_here(struct ioq *q, struct ring_slot *s)
+{
+	struct io *io = q->io;
+
+	if (s->op == SPICEBD_OP_FLUSH) {
+		if (g_atomic_int_compare_and_exchange(&io->fail_flush, 1, 0)) {
+			g_atomic_int_set(&io->flush_failed, 1);
+			answer(q, s, EIO);
+			return true;
+		}
+		if (!io->p.props.flush) {
+			answer(q, s, 0);
+			return true;
+		}
+		return false;
+	}
+	if (changes_store(s->op) && io->p.read_only) {
+		answer(q, s, EIO);
+		return true;
+	}
+	if (s->offset + s->length > io->p.props.size) {
+		answer(q, s, EIO);
+		return true;
+	}
+	return false;
+}
+
+static bool room_for(const struct ioq *q, const struct ring_slot *s)
+{
+	/* One is always allowed, however large. */
+	if (s->op == SPICEBD_OP_WRITE && q->io->queue_write_limit && q->write_bytes)
+		return q->write_bytes + s->length <= q->io->queue_write_limit;
+	if (s->op == SPICEBD_OP_READ && q->read_bytes)
+		return q->read_bytes + s->length <= READ_LIMIT;
+	return true;
+}
+
+static void submit_pending(struct ioq *q)
+{
+	while (q->pending.first && q->nbd && !q->lost) {
+		struct ring_slot *s = q->pending.first;
+
+		if (!room_for(q, s))
+			return;
+		list_del(&q->pending, s);
+		if (!answer_here(q, s))
+			submit(q, s);
+	}
+}
+
+static void on_request(struct ring_slot *s, void *arg)
+{
+	struct ioq *q = arg;
+
+	g_atomic_int_inc(&q->io->unanswered);
+	list_add(&q->pending, s);
+	q->relaxed = false;
+}
+
+/* Connections. */
+
+static void close_connection(struct ioq *q)
+{
+	if (!q->nbd)
+		return;
+	nbd_close(q->nbd);
+	q->nbd = NULL;
+	g_atomic_int_add(&q->io->conns, -1);
+	change_wake();
+}
+
+/*
+ * nbd_close() forgets the commands without a word, so whatever is still listed
+ * as sent is unanswered. It goes before what waits, in its old order.
+ */
+static void drop_connection(struct ioq *q)
+{
+	struct slot_list waiting = q->pending;
+
+	close_connection(q);
+	q->pending = q->out;
+	memset(&q->out, 0, sizeof(q->out));
+	if (waiting.first) {
+		waiting.first->prev = q->pending.last;
+		if (q->pending.last)
+			q->pending.last->next = waiting.first;
+		else
+			q->pending.first = waiting.first;
+		q->pending.last = waiting.last;
+		q->pending.n += waiting.n;
+	}
+	q->write_bytes = q->read_bytes = 0;
+	q->stalled = false;
+}
+
+static void check_connection(struct ioq *q)
+{
+	if (q->nbd && !q->lost && (nbd_aio_is_dead(q->nbd) || nbd_aio_is_closed(q->nbd)))
+		mark_lost(q, nbd_get_error() ?: "the connection ended");
+	if (!q->nbd || !q->lost)
+		return;
+	drop_connection(q);
+	post(q->io, IO_LOST, q->round, q->lost_text);
+}
+
+static void turn_nbd(struct ioq *q, short revents)
+{
+	unsigned int dir = nbd_aio_get_direction(q->nbd);
+	int r = 0;
+
+	if (!revents)
+		return;
+	q->heard = now_ms();
+	if (q->stalled) {
+		q->stalled = false;
+		post(q->io, IO_ALIVE, q->round, "");
+	}
+	if ((revents & (POLLIN | POLLHUP | POLLERR)) && (dir & LIBNBD_AIO_DIRECTION_READ))
+		r = nbd_aio_notify_read(q->nbd);
+	else if (revents & POLLOUT)
+		r = nbd_aio_notify_write(q->nbd);
+	else
+		mark_lost(q, "the connection broke");
+	if (r < 0)
+		mark_lost(q, nbd_get_error() ?: "the connection ended");
+}
+
+/* A server that is told goodbye closes in order; one that hangs is left. */
+static void say_goodbye(struct ioq *q)
+{
+	long long end = now_ms() + BYE_MS;
+
+	if (q->out.first || nbd_aio_disconnect(q->nbd, 0) < 0)
+		return;
+	while (!nbd_aio_is_closed(q->nbd) && !nbd_aio_is_dead(q->nbd) && now_ms() < end) {
+		unsigned int dir = nbd_aio_get_direction(q->nbd);
+		struct pollfd p = {
+			.fd = nbd_aio_get_fd(q->nbd),
+			.events = (dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+				  (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0),
+		};
+
+		if (poll(&p, 1, (int)(end - now_ms())) <= 0)
+			return;
+		if (dir & LIBNBD_AIO_DIRECTION_READ && p.revents & ~POLLOUT) {
+			if (nbd_aio_notify_read(q->nbd) < 0)
+				return;
+		} else if (nbd_aio_notify_write(q->nbd) < 0) {
+			return;
+		}
+	}
+}
+
+/* The thread. */
+
+static void on_flushed_at_end(struct ioq *q, int error, uint64_t mark)
+{
+	struct ring_slot f = { .op = SPICEBD_OP_FLUSH, .mark = mark };
+
+	if (!error)
+		note_done(q->io, &f, 0);
+}
+
+struct last_flush {
+	bool done;
+	int error;
+};
+
+static int on_last_flush(void *arg, int *error)
+{
+	struct last_flush *f = arg;
+
+	f->done = true;
+	f->error = *error;
+	return 1;
+}
+
+/* With nothing under way here; others may still write, and flush after us. */
+static void flush_at_end(struct ioq *q)
+{
+	struct last_flush f = { 0 };
+	nbd_completion_callback cb = { .callback = on_last_flush, .user_data = &f };
+	uint64_t mark = __atomic_load_n(&q->io->acked, __ATOMIC_SEQ_CST);
+
+	if (!q->nbd || !q->io->p.props.flush ||
+	    mark <= __atomic_load_n(&q->io->flushed, __ATOMIC_SEQ_CST))
+		return;
+	if (nbd_aio_flush(q->nbd, cb, 0) < 0)
+		return;
+	while (!f.done && now_ms() < q->drain_end) {
+		unsigned int dir = nbd_aio_get_direction(q->nbd);
+		struct pollfd p = {
+			.fd = nbd_aio_get_fd(q->nbd),
+			.events = (dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+				  (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0),
+		};
+		int r;
+
+		if (poll(&p, 1, (int)(q->drain_end - now_ms())) <= 0)
+			break;
+		if (dir & LIBNBD_AIO_DIRECTION_READ && p.revents & ~POLLOUT)
+			r = nbd_aio_notify_read(q->nbd);
+		else
+			r = nbd_aio_notify_write(q->nbd);
+		if (r < 0)
+			break;
+	}
+	if (f.done) {
+		on_flushed_at_end(q, f.error, mark);
+		return;
+	}
+	/* f is on our stack: the handle must not call back any more. */
+	close_connection(q);
+}
+
+static void take_orders(struct ioq *q, unsigned int *orders)
+{
+	struct io *io = q->io;
+	struct nbd_handle *h;
+	uint64_t n;
+
+	if (read(q->order_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+		log_warn("eventfd: %s", strerror(errno));
+	g_mutex_lock(&io->lock);
+	*orders = q->orders;
+	q->orders = 0;
+	h = q->new_nbd;
+	q->new_nbd = NULL;
+	if (h) {
+		q->round = q->new_round;
+		g_atomic_int_inc(&io->conns);
+	}
+	g_mutex_unlock(&io->lock);
+	if (q->nbd && (h || *orders & ORDER_DISCONNECT))
+		drop_connection(q);
+	if (h) {
+		q->nbd = h;
+		q->lost = false;
+		q->heard = now_ms();
+	}
+	if (*orders & ORDER_DRAIN) {
+		q->draining = true;
+		q->drain_end = now_ms() + io->drain_ms;
+	}
+}
+
+static void check_stall(struct ioq *q)
+{
+	if (!q->nbd || !q->out.first || q->stalled ||
+	    now_ms() - q->heard < q->io->p.stall_ms)
+		return;
+	q->stalled = true;
+	post(q->io, IO_STALLED, q->round, "");
+}
+
+static int next_timeout(struct ioq *q, bool flush_again)
+{
+	long long now = now_ms(), ms = -1, t;
+
+	if (flush_again)
+		return RETRY_MS;
+	if (q->draining)
+		return (int)MAX(q->drain_end - now, 0);
+	if (q->nbd && q->out.first && !q->stalled) {
+		t = q->heard + q->io->p.stall_ms - now;
+		ms = MAX(t, 0);
+	} else if (!q->relaxed && !q->pending.first && !q->out.first) {
+		t = q->busy_at + RELAX_MS - now;
+		if (t <= 0) {
+			ring_relax(q->ring);
+			q->relaxed = true;
+		} else {
+			ms = t;
+		}
+	}
+	return (int)ms;
+}
+
+static void take_requests(struct ioq *q)
+{
+	/* Bounded, so that a flood of requests does not starve the answers. */
+	for (int i = 0; i < 4; i++) {
+		int n = ring_receive(q->ring, on_request, q);
+
+		if (n < 0) {
+			log_err("queue socket: %s", strerror(-n));
+			q->deaf = true;
+		}
+		if (n <= 0)
+			return;
+		q->busy_at = now_ms();
+	}
+}
+
+static bool drained(struct ioq *q)
+{
+	if (!q->draining)
+		return false;
+	/* Without a connection nothing more will be answered. */
+	return !q->out.first || !q->nbd || now_ms() >= q->drain_end;
+}
+
+static gpointer ioq_thread(gpointer arg)
+{
+	struct ioq *q = arg;
+	struct pollfd p[3];
+	unsigned int orders = 0;
+	bool again = false;
+
+	q->busy_at = now_ms();
+	for (;;) {
+		int n = 2;
+
+		p[0] = (struct pollfd){ .fd = q->order_fd, .events = POLLIN };
+		p[1] = (struct pollfd){ .fd = ring_fd(q->ring), .events = POLLIN };
+		if (q->draining || q->deaf)
+			p[1].fd = -1;
+		if (q->nbd) {
+			unsigned int dir = nbd_aio_get_direction(q->nbd);
+
+			p[2] = (struct pollfd){ .fd = nbd_aio_get_fd(q->nbd) };
+			if (dir & LIBNBD_AIO_DIRECTION_READ)
+				p[2].events |= POLLIN;
+			if (dir & LIBNBD_AIO_DIRECTION_WRITE)
+				p[2].events |= POLLOUT;
+			n = 3;
+		}
+		if (poll(p, n, next_timeout(q, again)) < 0 && errno != EINTR)
+			log_warn("poll: %s", strerror(errno));
+		if (p[1].revents)
+			take_requests(q);
+		if (n == 3)
+			turn_nbd(q, p[2].revents);
+		if (p[0].revents)
+			take_orders(q, &orders);
+		if (orders & ORDER_STOP)
+			break;
+		check_connection(q);
+		if (!q->draining)
+			submit_pending(q);
+		check_connection(q);
+		check_stall(q);
+		again = ring_flush(q->ring) == -EAGAIN;
+		if (drained(q))
+			break;
+	}
+	/* What waits unsent is no danger: the kernel holds it for the next helper. */
+	q->clean = q->draining && !q->out.first && q->nbd;
+	if (q->clean) {
+		ring_flush(q->ring);
+		flush_at_end(q);
+	}
+	if (q->nbd && !q->out.first)
+		say_goodbye(q);
+	if (!q->clean)
+		g_atomic_int_inc(&q->io->unclean);
+	close_connection(q);
+	ring_free(q->ring);
+	q->ring = NULL;
+	if (g_atomic_int_dec_and_test(&q->io->running))
+		post(q->io, IO_ENDED, q->round, "");
+	return NULL;
+}
+
+/* The main thread's side. */
+
+static void order(struct ioq *q, unsigned int what)
+{
+	uint64_t one = 1;
+
+	q->orders |= what;
+	if (write(q->order_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_warn("eventfd: %s", strerror(errno));
+}
+
+struct io *io_new(const struct io_params *p)
+{
+	struct io *io = g_new0(struct io, 1);
+
+	io->p = *p;
+	g_mutex_init(&io->lock);
+	return io;
+}
+
+int io_add_queue(struct io *io, int sock, const uint8_t key[SPICEBD_KEY_LEN], struct derr *e)
+{
+	struct ioq *q = &io->q[io->n];
+	struct ring_info info;
+	char text[160] = "";
+	int r;
+
+	q->io = io;
+	q->ring = ring_new(sock, io->p.family, io->p.max_io);
+	if (!q->ring)
+		return derr_set(e, ENOMEM, "out of memory");
+	q->order_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r = q->order_fd < 0 ? -errno : ring_bind(q->ring, key, &info, text, sizeof(text));
+	if (r < 0) {
+		if (q->order_fd >= 0)
+			close(q->order_fd);
+		ring_free(q->ring);
+		memset(q, 0, sizeof(*q));
+		return derr_set(e, -r, "%s", *text ? text : strerror(-r));
+	}
+	log_debug("queue socket bound: credit %u requests, %u bytes", info.credit,
+		  info.credit_bytes);
+	io->n++;
+	return 0;
+}
+
+int io_start(struct io *io)
+{
+	/* Before the first thread: IO_ENDED means that all have ended. */
+	io->queue_write_limit = io->n ? io->p.write_limit / io->n : 0;
+	for (unsigned int i = 0; i < io->n; i++) {
+		char name[16];
+
+		g_atomic_int_inc(&io->running);
+		snprintf(name, sizeof(name), "io%u", i);
+		io->q[i].thread = g_thread_try_new(name, ioq_thread, &io->q[i], NULL);
+		if (!io->q[i].thread) {
+			g_atomic_int_add(&io->running, -1);
+			return -EAGAIN;
+		}
+	}
+	io->started = 1;
+	return 0;
+}
+
+unsigned int io_nr_queues(const struct io *io)
+{
+	return io->n;
+}
+
+void io_connect(struct io *io, struct nbd_handle **h, unsigned int n)
+{
+	g_mutex_lock(&io->lock);
+	io->round++;
+	for (unsigned int i = 0; i < io->n; i++) {
+		struct ioq *q = &io->q[i];
+
+		if (q->new_nbd)
+			nbd_close(q->new_nbd);
+		q->new_nbd = i < n ? h[i] : NULL;
+		q->new_round = io->round;
+		order(q, ORDER_CONNECT);
+	}
+	g_mutex_unlock(&io->lock);
+}
+
+void io_disconnect(struct io *io)
+{
+	g_mutex_lock(&io->lock);
+	for (unsigned int i = 0; i < io->n; i++) {
+		if (io->q[i].new_nbd)
+			nbd_close(io->q[i].new_nbd);
+		io->q[i].new_nbd = NULL;
+		order(&io->q[i], ORDER_DISCONNECT);
+	}
+	g_mutex_unlock(&io->lock);
+}
+
+void io_stop(struct io *io, enum io_stop how, int limit_ms)
+{
+	unsigned int threads = 0;
+
+	g_mutex_lock(&io->lock);
+	io->drain_ms = limit_ms;
+	for (unsigned int i = 0; i < io->n; i++) {
+		if (!io->q[i].thread)
+			continue;
+		threads++;
+		order(&io->q[i], how == IO_STOP_NOW ? ORDER_STOP : ORDER_DRAIN);
+	}
+	g_mutex_unlock(&io->lock);
+	if (!threads)
+		post(io, IO_ENDED, 0, "");
+}
+
+void io_free(struct io *io)
+{
+	if (!io)
+		return;
+	for (unsigned int i = 0; i < io->n; i++) {
+		struct ioq *q = &io->q[i];
+
+		if (q->thread)
+			g_thread_join(q->thread);
+		if (q->new_nbd)
+			nbd_close(q->new_nbd);
+		ring_free(q->ring);
+		close(q->order_fd);
+	}
+	g_mutex_clear(&io->lock);
+	g_free(io);
+}
+
+bool io_clean(const struct io *io)
+{
+	return !g_atomic_int_get(&io->unclean) && !io_dirty(io);
+}
+
+unsigned int io_sent_writes(const struct io *io)
+{
+	return g_atomic_int_get(&io->sent_writes);
+}
+
+bool io_disconnected(struct io *io)
+{
+	bool waiting = false;
+
+	/* A connection that was handed over and not taken yet is one too. */
+	g_mutex_lock(&io->lock);
+	for (unsigned int i = 0; i < io->n; i++)
+		waiting |= io->q[i].new_nbd != NULL;
+	g_mutex_unlock(&io->lock);
+	return !waiting && !g_atomic_int_get(&io->conns);
+}
+
+unsigned int io_unanswered(const struct io *io)
+{
+	return g_atomic_int_get(&io->unanswered);
+}
+
+bool io_dirty(const struct io *io)
+{
+	return __atomic_load_n(&io->acked, __ATOMIC_SEQ_CST) >
+	       __atomic_load_n(&io->flushed, __ATOMIC_SEQ_CST);
+}
+
+void io_fail_flush(struct io *io)
+{
+	g_atomic_int_set(&io->fail_flush, 1);
+}
+
+bool io_flush_failed(const struct io *io)
+{
+	return g_atomic_int_get(&io->flush_failed);
+}
+
+unsigned int io_round(const struct io *io)
+{
+	return io->round;
+}
+
+unsigned int io_connections(const struct io *io)
+{
+	return g_atomic_int_get(&io->conns);
+}

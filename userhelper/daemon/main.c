@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * spicebdd: serves all drives of the machine. Begins as root, ends the
+ * beginning with no rights but its uid and the sockets it has by then.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <glib-unix.h>
+#include <glib.h>
+#include <systemd/sd-daemon.h>
+
+#include "adopt.h"
+#include "control.h"
+#include "drive.h"
+#include "links.h"
+#include "log.h"
+#include "medium.h"
+#include "privs.h"
+#include "sock.h"
+#include "state.h"
+#include "work.h"
+
+/* Waiting for what an earlier spicebdd left, before we say that we are ready. */
+#define ADOPT_MS	5000
+/* For requests under way to be answered when we end. */
+#define DRAIN_MS	3000
+#define QUIET_MS	(DRAIN_MS + 1500)
+#define TICK_MS		20
+
+static GMainLoop *loop;
+static int exit_status;
+static long long adopt_end, quiet_end;
+
+static void usage(FILE *to)
+{
+	fputs("usage: spicebdd [--debug] [--version] [--help]\n"
+	      "\n"
+	      "Serves the spicebd drives of this machine. Started by systemd or by\n"
+	      "spicebd-supervisor; spicebdctl is how one talks to it.\n", to);
+}
+
+static void parse_options(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "debug", no_argument, NULL, 'd' },
+		{ "version", no_argument, NULL, 'V' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL },
+	};
+	bool debug = false;
+	int o;
+
+	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (o) {
+		case 'd':
+			debug = true;
+			break;
+		case 'V':
+			printf("spicebdd %s\n", SPICEBD_VERSION);
+			exit(0);
+		case 'h':
+			usage(stdout);
+			exit(0);
+		default:
+			usage(stderr);
+			exit(2);
+		}
+	}
+	if (optind < argc) {
+		usage(stderr);
+		exit(2);
+	}
+	log_init("spicebdd", debug);
+}
+
+/* Events from shares. */
+
+static void on_eject_request(const char *link, uint32_t port, const uint8_t *medium_id)
+{
+	struct drive *d = drive_at(port);
+	struct source *s;
+	struct derr e;
+
+	if (!d || !d->medium || !source_is_offer(d->medium->source, link, medium_id))
+		return;
+	s = source_ref(d->medium->source);
+	log_info("drive %s: its share asks for the medium back", d->k.name);
+	/* Never by force: a person far away does not break a mount here. */
+	if (drive_eject(d, false, &e) < 0) {
+		log_notice("%s", e.text);
+		s->ops->notice(s, SOURCE_BUSY);
+	}
+	source_unref(s);
+}
+
+/* The end. */
+
+static bool anything_left(void)
+{
+	return !media_quiet();
+}
+
+static gboolean quiet_tick(gpointer arg)
+{
+	if (anything_left() && now_ms() < quiet_end)
+		return G_SOURCE_CONTINUE;
+	g_main_loop_quit(loop);
+	return G_SOURCE_REMOVE;
+}
+
+void control_quit(int status)
+{
+	if (blockers_stopped())
+		return;
+	sd_notify(0, "STOPPING=1");
+	exit_status = status;
+	blockers_stop();
+	quiet_end = now_ms() + QUIET_MS;
+	for (struct drive *d = drive_first(); d; d = drive_next(d)) {
+		if (d->op)
+			task_cancel(d->op);
+		if (d->medium && d->medium->state == MEDIUM_IN)
+			medium_drain(d->medium, DRAIN_MS);
+	}
+	g_timeout_add(TICK_MS, quiet_tick, NULL);
+}
+
+static gboolean on_signal(gpointer arg)
+{
+	log_info("ending; media stay in their drives");
+	control_quit(0);
+	return G_SOURCE_CONTINUE;
+}
+
+/* Media stay where they are, and their requests with the kernel. */
+static void finish(void)
+{
+	struct derr e;
+
+	if (state_save(&e) < 0)
+		log_err("%s", e.text);
+	for (struct drive *d = drive_first(); d; d = drive_next(d))
+		if (d->medium)
+			medium_release(d->medium);
+	control_linger(500);
+}
+
+/* The beginning. */
+
+static gboolean adopt_tick(gpointer arg)
+{
+	if (!adopt_done() && now_ms() < adopt_end)
+		return G_SOURCE_CONTINUE;
+	sd_notify(0, "READY=1");
+	return G_SOURCE_REMOVE;
+}
+
+static int begin(struct derr *e)
+{
+	int r;
+
+	if (mkdir(run_dir(), 0755) < 0 && errno != EEXIST)
+		return derr_set(e, errno, "cannot make %s: %s", run_dir(), strerror(errno));
+	r = privs_start_opener(e);
+	if (!r)
+		r = control_init(e);
+	if (!r)
+		r = drives_init(e);
+	if (r < 0)
+		return r;
+	privs_prepare_memory();
+	return privs_drop(e);
+}
+
+static void serve(void)
+{
+	work_init();
+	loop = g_main_loop_new(NULL, FALSE);
+	g_unix_signal_add(SIGTERM, on_signal, NULL);
+	g_unix_signal_add(SIGINT, on_signal, NULL);
+	links_init(on_eject_request, control_media_event);
+	drives_follow();
+	adopt_start();
+	control_listen();
+	adopt_end = now_ms() + ADOPT_MS;
+	g_timeout_add(TICK_MS, adopt_tick, NULL);
+	g_main_loop_run(loop);
+	finish();
+}
+
+int main(int argc, char **argv)
+{
+	struct derr e;
+
+	parse_options(argc, argv);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	umask(022);
+	if (begin(&e) < 0) {
+		log_err("%s", e.text);
+		return 1;
+	}
+	serve();
+	/* Tasks may still wait for a name server: nobody waits for them. */
+	fflush(NULL);
+	_exit(exit_status);
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "nbdconn.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PROBE_BLOCK	4096
+#define PROBE_BLOCKS	16
+#define VOLUME_START	32768		/* of ISO 9660 and UDF descriptors */
+#define VOLUME_LEN	(32 * 2048)
+#define DEFAULT_PAYLOAD	(32u << 20)	/* what NBD lets a client assume */
+
+/* libnbd's words begin with the name of its function, which tells a user nothing. */
+static const char *nbd_words(void)
+{
+	const char *s = nbd_get_error(), *colon;
+
+	if (!s)
+		return "unknown error";
+	while (!strncmp(s, "nbd_", 4) && (colon = strstr(s, ": ")))
+		s = colon + 2;
+	return s;
+}
+
+static int fail_nbd(struct derr *e, const char *what)
+{
+	const char *w = nbd_words();
+	int code = nbd_get_errno();
+
+	if (strcasestr(w, "tls"))
+		return derr_set(e, code ? code : EPROTO,
+				"%s: %s: the server may want TLS: use nbds://", what, w);
+	return derr_set(e, code ? code : EPROTO, "%s: %s", what, w);
+}
+
+/* One turn of the handle's state machine, or the end of patience. */
+static int turn(struct nbd_handle *h, struct task *t, const char *what, struct derr *e)
+{
+	unsigned int dir = nbd_aio_get_direction(h);
+	short events = 0;
+	int r;
+
+	if (dir & LIBNBD_AIO_DIRECTION_READ)
+		events |= POLLIN;
+	if (dir & LIBNBD_AIO_DIRECTION_WRITE)
+		events |= POLLOUT;
+	r = task_poll(t, nbd_aio_get_fd(h), events, what, e);
+	if (r < 0)
+		return r;
+	if ((dir & LIBNBD_AIO_DIRECTION_READ) && (r & (POLLIN | POLLHUP | POLLERR)))
+		r = nbd_aio_notify_read(h);
+	else if ((dir & LIBNBD_AIO_DIRECTION_WRITE) && (r & (POLLOUT | POLLHUP | POLLERR)))
+		r = nbd_aio_notify_write(h);
+	else
+		return derr_set(e, EPROTO, "%s: the connection broke", what);
+	return r < 0 ? fail_nbd(e, what) : 0;
+}
+
+static struct nbd_handle *new_handle(struct derr *e)
+{
+	struct nbd_handle *h = nbd_create();
+
+	if (!h) {
+		fail_nbd(e, "libnbd");
+		return NULL;
+	}
+	/* The description is a part of a plain server's identity. */
+	nbd_set_full_info(h, true);
+	nbd_set_pread_initialize(h, false);
+	nbd_set_uri_allow_local_file(h, true);
+	return h;
+}
+
+static struct nbd_handle *handshake(struct nbd_handle *h, struct task *t, struct derr *e)
+{
+	while (nbd_aio_is_connecting(h))
+		if (turn(h, t, "NBD server", e) < 0)
+			goto bad;
+	if (nbd_aio_is_ready(h))
+		return h;
+	derr_set(e, EPROTO, "NBD server: it ended the connection during the handshake");
+bad:
+	nbd_close(h);
+	return NULL;
+}
+
+struct nbd_handle *nbdconn_socket(int fd, struct task *t, struct derr *e)
+{
+	struct nbd_handle *h = new_handle(e);
+
+	if (!h || nbd_aio_connect_socket(h, fd) < 0) {
+		if (h)
+			fail_nbd(e, "NBD server");
+		nbd_close(h);
+		return NULL;
+	}
+	return handshake(h, t, e);
+}
+
+struct nbd_handle *nbdconn_uri(const char *uri, struct task *t, struct derr *e)
+{
+	struct nbd_handle *h = new_handle(e);
+
+	if (!h || nbd_aio_connect_uri(h, uri) < 0) {
+		if (h)
+			fail_nbd(e, "cannot connect to the NBD server");
+		nbd_close(h);
+		return NULL;
+	}
+	return handshake(h, t, e);
+}
+
+struct read_wait {
+	bool done;
+	int error;
+};
+
+static int on_read(void *arg, int *error)
+{
+	struct read_wait *w = arg;
+
+	w->done = true;
+	w->error = *error;
+	return 1;
+}
+
+static int read_at(struct nbd_handle *h, void *buf, size_t len, uint64_t off,
+		   struct task *t, struct derr *e)
+{
+	struct read_wait w = { 0 };
+	nbd_completion_callback cb = { .callback = on_read, .user_data = &w };
+
+	if (nbd_aio_pread(h, buf, len, off, cb, 0) < 0)
+		return fail_nbd(e, "cannot read the medium");
+	while (!w.done) {
+		int r = turn(h, t, "cannot read the medium", e);
+
+		/*
+		 * buf and w are still known to the handle: after an error all
+		 * that may be done with it is nbd_close(), which forgets both.
+		 */
+		if (r < 0 && !w.done)
+			return r;
+	}
+	if (w.error)
+		return derr_set(e, w.error, "cannot read the medium at byte %llu: %s",
+				(unsigned long long)off, strerror(w.error));
+	return 0;
+}
+
+static uint32_t block_size(struct nbd_handle *h, int which, uint32_t fallback)
+{
+	int64_t v = nbd_get_block_size(h, which);
+
+	return v > 0 && v <= UINT32_MAX ? v : fallback;
+}
+
+/* Some blocks, spread over the medium: enough to tell two builds of an ISO apart. */
+static int fingerprint(struct nbd_handle *h, uint64_t size, uint32_t align, GChecksum *sum,
+		       struct task *t, struct derr *e)
+{
+	uint32_t len = MAX(PROBE_BLOCK, align);
+	uint8_t *buf;
+	int r = 0;
+
+	if (len > (1u << 20) || size < len)
+		return 0;
+	buf = g_malloc(len);
+	for (int i = 0; i < PROBE_BLOCKS && !r; i++) {
+		/* size - len may exceed 2^60: divide first */
+		uint64_t off = (size - len) / (PROBE_BLOCKS - 1) * i;
+
+		off -= off % len;
+		r = read_at(h, buf, len, off, t, e);
+		if (!r)
+			g_checksum_update(sum, buf, len);
+	}
+	g_free(buf);
+	return r;
+}
+
+static int digest(struct nbd_handle *h, struct nbd_props *p, struct task *t, struct derr *e)
+{
+	GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA256);
+	char *name = nbd_get_export_name(h), *desc = nbd_get_export_description(h);
+	uint8_t flags[] = {
+		p->read_only, p->flush, p->fua, p->trim, p->zero, p->multi, p->rotational,
+	};
+	gsize len = sizeof(p->digest);
+	int r = 0;
+
+	/* With the final NUL, so that the strings cannot run into each other. */
+	g_checksum_update(sum, (const guchar *)(name ?: ""), strlen(name ?: "") + 1);
+	g_checksum_update(sum, (const guchar *)(desc ?: ""), strlen(desc ?: "") + 1);
+	g_checksum_update(sum, (const guchar *)&p->size, sizeof(p->size));
+	g_checksum_update(sum, flags, sizeof(flags));
+	if (p->read_only)
+		r = fingerprint(h, p->size, p->min_block, sum, t, e);
+	g_checksum_get_digest(sum, p->digest, &len);
+	g_checksum_free(sum);
+	free(name);
+	free(desc);
+	return r;
+}
+
+int nbdconn_props(struct nbd_handle *h, struct nbd_props *p, struct task *t, struct derr *e)
+{
+	int64_t size = nbd_get_size(h);
+
+	memset(p, 0, sizeof(*p));
+	if (size < 0)
+		return fail_nbd(e, "NBD server does not tell the size");
+	p->size = size;
+	p->read_only = nbd_is_read_only(h) != 0;
+	p->flush = nbd_can_flush(h) == 1;
+	p->fua = nbd_can_fua(h) == 1;
+	p->trim = nbd_can_trim(h) == 1;
+	p->zero = nbd_can_zero(h) == 1;
+	p->multi = nbd_can_multi_conn(h) == 1;
+	p->rotational = nbd_is_rotational(h) == 1;
+	p->min_block = block_size(h, LIBNBD_SIZE_MINIMUM, 1);
+	p->pref_block = block_size(h, LIBNBD_SIZE_PREFERRED, 4096);
+	p->max_payload = MIN(block_size(h, LIBNBD_SIZE_MAXIMUM, DEFAULT_PAYLOAD),
+			     DEFAULT_PAYLOAD);
+	return digest(h, p, t, e);
+}
+
+int nbdconn_kind(struct nbd_handle *h, uint64_t size, enum medium_kind *kind,
+		 struct task *t, struct derr *e)
+{
+	uint8_t *buf;
+	size_t len;
+	int r;
+
+	*kind = KIND_DISK;
+	if (size < VOLUME_START + 2048)
+		return 0;
+	len = MIN(VOLUME_LEN, (size - VOLUME_START) & ~2047ull);
+	buf = g_malloc(len);
+	r = read_at(h, buf, len, VOLUME_START, t, e);
+	for (size_t i = 0; !r && i < len; i += 2048) {
+		/* Byte 0 is a type; the name follows it. */
+		if (!memcmp(buf + i + 1, "CD001", 5) || !memcmp(buf + i + 1, "NSR0", 4))
+			*kind = KIND_CDROM;
+	}
+	g_free(buf);
+	return r;
+}

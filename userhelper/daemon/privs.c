@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "privs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "ring.h"
+#include "sock.h"
+
+#define OPENER_TIMEOUT_MS	1000
+
+static int opener = -1;
+
+static int set_caps(uint64_t caps)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct d[2] = {
+		{ .effective = (uint32_t)caps, .permitted = (uint32_t)caps },
+		{ .effective = caps >> 32, .permitted = caps >> 32 },
+	};
+
+	return syscall(SYS_capset, &h, d) < 0 ? -errno : 0;
+}
+
+/* So that no program executed by uid 0 gets them back. */
+static void drop_bounding_set(void)
+{
+	for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
+		(void)prctl(PR_CAPBSET_DROP, cap);
+	(void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+}
+
+/* Sends a reply of one int, 0 or an errno value, with the socket. */
+static void opener_loop(int sock)
+{
+	for (;;) {
+		int fd, reply;
+		char c;
+		ssize_t n = recv(sock, &c, sizeof(c), 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		/* spicebdd has ended. */
+		if (n <= 0)
+			return;
+		fd = ring_socket(QUEUE_RCVBUF);
+		reply = fd < 0 ? -fd : 0;
+		if (sock_send_fd(sock, &reply, sizeof(reply), fd) < 0)
+			return;
+		/* A copy here would hide spicebdd's death from the kernel. */
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+static void __attribute__((noreturn)) opener_main(int sock)
+{
+	prctl(PR_SET_NAME, "spicebdd-sock");
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Signals to the group are spicebdd's: it ends us by ending. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	close_range(3, sock - 1, 0);
+	close_range(sock + 1, ~0U, 0);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	drop_bounding_set();
+	if (set_caps(1ULL << CAP_NET_ADMIN) < 0)
+		log_warn("no CAP_NET_ADMIN: queue sockets are small, or cannot be bound");
+	opener_loop(sock);
+	_exit(0);
+}
+
+int privs_start_opener(struct derr *e)
+{
+	int sv[2];
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
+		return derr_set(e, errno, "socketpair: %s", strerror(errno));
+	pid = fork();
+	if (pid < 0)
+		return derr_set(e, errno, "fork: %s", strerror(errno));
+	if (!pid)
+		opener_main(sv[1]);
+	close(sv[1]);
+	opener = sv[0];
+	return 0;
+}
+
+int privs_queue_socket(struct derr *e)
+{
+	struct pollfd p = { .fd = opener, .events = POLLIN };
+	int fd = -1, reply = 0;
+	ssize_t n;
+
+	n = send(opener, "s", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n == 1 && poll(&p, 1, OPENER_TIMEOUT_MS) > 0)
+		n = sock_recv_fd(opener, &reply, sizeof(reply), &fd);
+	else
+		n = -EIO;
+	if (n == sizeof(reply) && !reply && fd >= 0)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return derr_set(e, reply ? reply : EIO, "cannot make a queue socket: %s",
+			reply == EPERM ? "spicebdd was started without CAP_NET_ADMIN" :
+			reply ? strerror(reply) : "the process that makes them has ended");
+}
+
+void privs_prepare_memory(void)
+{
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+
+	/*
+	 * Memory may have to be freed by writing to our own drives: then nobody
+	 * who serves them may wait for memory.
+	 */
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
+		log_warn("cannot become an I/O flusher: %s", strerror(errno));
+	/* The limit counts for what is mapped later, without the capability. */
+	if (setrlimit(RLIMIT_MEMLOCK, &unlimited) < 0)
+		log_warn("cannot lift the limit of locked memory: %s", strerror(errno));
+	else if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
+		log_warn("cannot lock memory: %s", strerror(errno));
+}
+
+int privs_drop(struct derr *e)
+{
+	int r;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return derr_set(e, errno, "no new privileges: %s", strerror(errno));
+	drop_bounding_set();
+	r = set_caps(0);
+	if (r < 0)
+		return derr_set(e, -r, "cannot give up capabilities: %s", strerror(-r));
+	return 0;
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "source.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fdset.h"
+
+static const char *const type_names[] = {
+	[SOURCE_SPICE] = "spice",
+	[SOURCE_NBD] = "nbd",
+	[SOURCE_FILE] = "file",
+};
+
+const char *source_type_str(enum source_type t)
+{
+	return type_names[t];
+}
+
+struct source *source_ref(struct source *s)
+{
+	g_atomic_int_inc(&s->refs);
+	return s;
+}
+
+void source_unref(struct source *s)
+{
+	if (!s || !g_atomic_int_dec_and_test(&s->refs))
+		return;
+	g_free(s->uri);
+	g_free(s->name);
+	g_free(s->node_name);
+	s->ops->free(s);
+}
+
+char *source_clean_name(const char *name)
+{
+	char *utf8 = g_utf8_make_valid(name, -1);
+	GString *out = g_string_new(NULL);
+
+	for (const char *p = utf8; *p && out->len < 255; p = g_utf8_next_char(p)) {
+		gunichar c = g_utf8_get_char(p);
+		GUnicodeType type = g_unichar_type(c);
+
+		if (type == G_UNICODE_CONTROL || type == G_UNICODE_FORMAT ||
+		    type == G_UNICODE_LINE_SEPARATOR || type == G_UNICODE_PARAGRAPH_SEPARATOR)
+			c = '?';
+		g_string_append_unichar(out, c);
+	}
+	g_free(utf8);
+	return g_string_free(out, FALSE);
+}
+
+static bool link_name_ok(const char *s, size_t len)
+{
+	if (!len || len > 31 || s[0] == '-' || s[0] == '_')
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (!islower(s[i]) && !isdigit(s[i]) && s[i] != '-' && s[i] != '_')
+			return false;
+	return true;
+}
+
+/* spice:[LINK/][NAME]: a medium's name holds no '/', so the first one divides. */
+static struct source *parse_spice(const char *rest, struct derr *e)
+{
+	const char *slash = strchr(rest, '/');
+	struct source *s;
+	char *link;
+
+	if (!slash)
+		return source_spice_new(NULL, *rest ? rest : NULL);
+	if (slash != rest && !link_name_ok(rest, slash - rest)) {
+		derr_set(e, EINVAL, "source 'spice:%s': a link's name has small letters, digits, "
+			 "'-' and '_' only", rest);
+		return NULL;
+	}
+	link = g_strndup(rest, slash - rest);
+	s = source_spice_new(*link ? link : NULL, slash[1] ? slash + 1 : NULL);
+	g_free(link);
+	return s;
+}
+
+static bool is_nbd(const char *text)
+{
+	static const char *const schemes[] = {
+		"nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://",
+		"nbds+vsock://",
+	};
+
+	for (size_t i = 0; i < G_N_ELEMENTS(schemes); i++)
+		if (g_str_has_prefix(text, schemes[i]))
+			return true;
+	return false;
+}
+
+static bool has_scheme(const char *text)
+{
+	const char *p = text;
+
+	while (isalnum(*p) || *p == '+' || *p == '-' || *p == '.')
+		p++;
+	return p != text && !strncmp(p, "://", 3);
+}
+
+/* A path opened by ourselves: only what the daemon's own uid may read. */
+static int open_path(const char *path, struct derr *e)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0 && (errno == EACCES || errno == EROFS || errno == EISDIR || errno == EPERM ||
+		       errno == ETXTBSY))
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return derr_set(e, errno, "cannot open '%s': %s", path, strerror(errno));
+	return fd;
+}
+
+struct source *source_parse(const char *text, const char *filename, struct derr *e)
+{
+	int fd;
+
+	if (g_str_has_prefix(text, "spice:"))
+		return parse_spice(text + strlen("spice:"), e);
+	if (is_nbd(text))
+		return source_nbd_new(text);
+	if (has_scheme(text)) {
+		derr_set(e, EINVAL, "unknown kind of source '%s': it is spice:, nbd://, nbds://, "
+			 "nbd+unix:// or a path", text);
+		return NULL;
+	}
+	if (g_str_has_prefix(text, "/dev/fdset/"))
+		fd = fdset_dup(text, e);
+	else if (text[0] == '/')
+		fd = open_path(text, e);
+	else
+		fd = derr_set(e, EINVAL, "path '%s' is not absolute", text);
+	return fd < 0 ? NULL : source_file_new(fd, filename ?: text, e);
+}
+
+JsonObject *source_to_state(struct source *s)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "type", type_names[s->type]);
+	json_object_set_string_member(o, "uri", s->uri);
+	json_object_set_string_member(o, "name", s->name ?: "");
+	json_object_set_boolean_member(o, "resend", s->resend);
+	json_object_set_boolean_member(o, "read-only", s->read_only);
+	s->ops->save(s, o);
+	return o;
+}
+
+struct source *source_from_state(JsonObject *o)
+{
+	const char *type = json_object_get_string_member_with_default(o, "type", "");
+	const char *uri = json_object_get_string_member_with_default(o, "uri", "");
+	struct source *s = NULL;
+
+	if (!strcmp(type, "nbd"))
+		s = source_nbd_new(uri);
+	else if (!strcmp(type, "file"))
+		s = source_file_new(-1, uri, NULL);
+	else if (!strcmp(type, "spice"))
+		s = source_spice_new(NULL, NULL);
+	if (!s)
+		return NULL;
+	g_free(s->uri);
+	s->uri = g_strdup(uri);
+	g_free(s->name);
+	s->name = source_clean_name(json_object_get_string_member_with_default(o, "name", ""));
+	s->resend = json_object_get_boolean_member_with_default(o, "resend", FALSE);
+	s->read_only = json_object_get_boolean_member_with_default(o, "read-only", TRUE);
+	if (s->ops->load(s, o) < 0) {
+		source_unref(s);
+		return NULL;
+	}
+	return s;
+}

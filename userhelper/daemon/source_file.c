@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A local file, block device or folder, served by a spicebd-nbdkit of its own,
+ * which outlives us and can fence its server.
+ */
+#include "source.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "nbdkitproto.h"
+#include "sock.h"
+
+#define CTL_TIMEOUT_MS	10000
+
+struct source_file {
+	struct source s;
+	int fd;				/* until the server has it */
+	bool fd_read_only;
+	bool folder;
+	char id[NBDKIT_ID_LEN + 1];
+	uint8_t incarnation[16];
+	bool started;
+};
+
+/* Servers that are being ended: their files may not be opened anew before. */
+static gint stopping;
+
+static struct source_file *file_of(struct source *s)
+{
+	return (struct source_file *)s;
+}
+
+static int wait_answer(int fd, struct nbdkit_answer *a, struct task *t, struct derr *e)
+{
+	ssize_t n;
+	int r = task_poll(t, fd, POLLIN, "spicebd-nbdkit", e);
+
+	if (r < 0)
+		return r;
+	n = recv(fd, a, sizeof(*a), MSG_DONTWAIT);
+	if (n != sizeof(*a) || a->magic != NBDKIT_PROTO_MAGIC)
+		return derr_set(e, EPROTO, "spicebd-nbdkit ended without an answer: see its log");
+	a->text[sizeof(a->text) - 1] = '\0';
+	if (a->error)
+		return derr_set(e, a->error > 0 && a->error < 4096 ? a->error : EIO, "%s",
+				a->text[0] ? a->text : strerror(a->error));
+	return 0;
+}
+
+static int start_server(struct source_file *f, struct task *t, struct derr *e)
+{
+	struct nbdkit_job job = {
+		.magic = NBDKIT_PROTO_MAGIC,
+		.mode = NBDKIT_FILE,
+	};
+	struct nbdkit_answer a;
+	char path[108];
+	uint8_t raw[NBDKIT_ID_LEN / 2];
+	int fd, r;
+
+	if (f->folder)
+		job.mode = f->s.folder_as_disk ? NBDKIT_FOLDER_FAT : NBDKIT_FOLDER_ISO;
+	if (f->fd_read_only || f->s.read_only || f->folder)
+		job.flags |= NBDKIT_JOB_READ_ONLY;
+	random_bytes(raw, sizeof(raw));
+	for (size_t i = 0; i < sizeof(raw); i++)
+		snprintf(f->id + 2 * i, 3, "%02x", raw[i]);
+	memcpy(job.id, f->id, sizeof(job.id));
+	if (f->folder)
+		g_strlcpy(job.label, f->s.name, sizeof(job.label));
+	if (!run_path(path, sizeof(path), "nbdkit.sock"))
+		return derr_set(e, ENAMETOOLONG, "the run directory's path is too long");
+	fd = sock_connect(path, SOCK_SEQPACKET | SOCK_NONBLOCK);
+	if (fd < 0)
+		return derr_set(e, -fd, "cannot reach %s: %s: is spicebd-supervisor or "
+				"spicebd-nbdkit.socket running?", path, strerror(-fd));
+	r = sock_send_fd(fd, &job, sizeof(job), f->fd);
+	r = r < 0 ? derr_set(e, -r, "spicebd-nbdkit: %s", strerror(-r)) :
+		wait_answer(fd, &a, t, e);
+	close(fd);
+	if (r < 0)
+		return r;
+	memcpy(f->incarnation, a.incarnation, sizeof(f->incarnation));
+	f->started = true;
+	close(f->fd);
+	f->fd = -1;
+	return 0;
+}
+
+static int file_open(struct source *s, struct task *t, struct derr *e)
+{
+	for (;;) {
+		uint64_t seq = change_seq();
+		int r;
+
+		if (!g_atomic_int_get(&stopping))
+			break;
+		r = task_wait(t, seq, "the server of a medium just ejected ends", e);
+		if (r < 0)
+			return r;
+	}
+	return start_server(file_of(s), t, e);
+}
+
+static int control(const char *id, uint32_t cmd, struct nbdkit_answer *a, struct task *t,
+		   struct derr *e)
+{
+	struct nbdkit_ctl c = { .magic = NBDKIT_PROTO_MAGIC, .cmd = cmd };
+	char path[108];
+	int fd, r;
+
+	if (!run_path(path, sizeof(path), "nbdkit/%s.ctl", id))
+		return derr_set(e, ENAMETOOLONG, "the run directory's path is too long");
+	fd = sock_connect(path, SOCK_SEQPACKET | SOCK_NONBLOCK);
+	if (fd < 0)
+		return derr_set(e, -fd, "the file's server is gone: %s: %s", path, strerror(-fd));
+	r = sock_send_fd(fd, &c, sizeof(c), -1);
+	r = r < 0 ? derr_set(e, -r, "spicebd-nbdkit: %s", strerror(-r)) :
+		wait_answer(fd, a, t, e);
+	close(fd);
+	return r;
+}
+
+static int file_resume(struct source *s, bool need_fence, struct source_resume *out,
+		       struct task *t, struct derr *e)
+{
+	struct source_file *f = file_of(s);
+	struct nbdkit_answer a;
+	int r;
+
+	r = control(f->id, need_fence ? NBDKIT_CTL_FENCE : NBDKIT_CTL_STATUS, &a, t, e);
+	if (r == -ENOENT || r == -ECONNREFUSED)
+		return derr_set(e, ESTALE, "its server is gone, and the descriptor of the file "
+				"with it");
+	if (r < 0)
+		return r;
+	/*
+	 * The descriptor is the same, so the file is; what the page cache took
+	 * is not lost with the server. A folder's image is built by each server
+	 * anew, and may differ.
+	 */
+	if (f->folder && memcmp(a.incarnation, f->incarnation, sizeof(a.incarnation)))
+		return derr_set(e, ESTALE, "the folder's image was made anew");
+	memcpy(f->incarnation, a.incarnation, sizeof(f->incarnation));
+	out->fenced = need_fence;
+	return 0;
+}
+
+static struct nbd_handle *file_connect(struct source *s, struct task *t, struct derr *e)
+{
+	struct source_file *f = file_of(s);
+	char path[108];
+	int fd;
+
+	if (!run_path(path, sizeof(path), "nbdkit/%s.sock", f->id))
+		return NULL;
+	fd = sock_connect(path, SOCK_STREAM);
+	if (fd < 0) {
+		derr_set(e, -fd, "the file's server does not listen: %s", strerror(-fd));
+		return NULL;
+	}
+	return nbdconn_socket(fd, t, e);
+}
+
+static void file_notice(struct source *s, enum source_notice what)
+{
+}
+
+static void stop_server(struct task *t, void *arg)
+{
+	struct nbdkit_answer a;
+	struct derr e;
+	char *id = arg;
+
+	if (control(id, NBDKIT_CTL_STOP, &a, t, &e) < 0 && e.code != ENOENT &&
+	    e.code != ECONNREFUSED)
+		log_warn("the server of an ejected file does not end: %s", e.text);
+	g_free(id);
+	g_atomic_int_add(&stopping, -1);
+	change_wake();
+}
+
+static void stop_by_id(const char *id)
+{
+	struct task *t;
+	char *copy = g_strdup(id);
+
+	g_atomic_int_inc(&stopping);
+	t = task_new("nbdkit-stop", now_ms() + CTL_TIMEOUT_MS, stop_server, copy);
+	if (!t || !task_run(t)) {
+		g_atomic_int_add(&stopping, -1);
+		g_free(copy);
+	}
+	task_unref(t);
+}
+
+static void file_out(struct source *s, bool unanswered)
+{
+	struct source_file *f = file_of(s);
+
+	if (f->started)
+		stop_by_id(f->id);
+	f->started = false;
+}
+
+static char *to_hex(const uint8_t *p, size_t n)
+{
+	GString *s = g_string_new(NULL);
+
+	while (n--)
+		g_string_append_printf(s, "%02x", *p++);
+	return g_string_free(s, FALSE);
+}
+
+static bool from_hex(const char *s, uint8_t *p, size_t n)
+{
+	if (strlen(s) != 2 * n)
+		return false;
+	for (; n--; s += 2) {
+		int hi = g_ascii_xdigit_value(s[0]), lo = g_ascii_xdigit_value(s[1]);
+
+		if (hi < 0 || lo < 0)
+			return false;
+		*p++ = hi << 4 | lo;
+	}
+	return true;
+}
+
+static void file_save(struct source *s, JsonObject *o)
+{
+	struct source_file *f = file_of(s);
+	char *hex = to_hex(f->incarnation, sizeof(f->incarnation));
+
+	json_object_set_string_member(o, "nbdkit-id", f->id);
+	json_object_set_string_member(o, "incarnation", hex);
+	json_object_set_boolean_member(o, "folder", f->folder);
+	g_free(hex);
+}
+
+static int file_load(struct source *s, JsonObject *o)
+{
+	struct source_file *f = file_of(s);
+	const char *id = json_object_get_string_member_with_default(o, "nbdkit-id", "");
+	const char *inc = json_object_get_string_member_with_default(o, "incarnation", "");
+	uint8_t raw[NBDKIT_ID_LEN / 2];
+
+	if (!from_hex(id, raw, sizeof(raw)) ||
+	    !from_hex(inc, f->incarnation, sizeof(f->incarnation)))
+		return -EINVAL;
+	g_strlcpy(f->id, id, sizeof(f->id));
+	f->folder = json_object_get_boolean_member_with_default(o, "folder", TRUE);
+	f->started = true;
+	return 0;
+}
+
+static void file_free(struct source *s)
+{
+	struct source_file *f = file_of(s);
+
+	if (f->fd >= 0)
+		close(f->fd);
+	g_free(f);
+}
+
+static const struct source_ops file_ops = {
+	.open = file_open,
+	.resume = file_resume,
+	.connect = file_connect,
+	.notice = file_notice,
+	.close = file_out,
+	.save = file_save,
+	.load = file_load,
+	.free = file_free,
+};
+
+/* Two media on one file would write under each other's feet: the file is the store. */
+static int look_at(struct source_file *f, struct derr *e)
+{
+	uint64_t key[4] = { 0 };
+	struct stat st;
+
+	if (fstat(f->fd, &st) < 0)
+		return derr_set(e, errno, "%s: %s", f->s.uri, strerror(errno));
+	f->folder = S_ISDIR(st.st_mode);
+	if (!f->folder && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return derr_set(e, EINVAL, "'%s' is not a file, block device or folder: "
+				"it cannot be a medium", f->s.uri);
+	f->fd_read_only = (fcntl(f->fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
+	key[0] = S_ISBLK(st.st_mode) ? 1 : 2;
+	key[1] = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+	key[2] = S_ISBLK(st.st_mode) ? 0 : st.st_ino;
+	f->s.store_len = sizeof(key);
+	memcpy(f->s.store, key, sizeof(key));
+	f->s.offer_read_only = f->fd_read_only || f->folder;
+	if (f->folder)
+		f->s.kind = KIND_CDROM;
+	return 0;
+}
+
+struct source *source_file_new(int fd, const char *filename, struct derr *e)
+{
+	struct source_file *f = g_new0(struct source_file, 1);
+	char *base = g_path_get_basename(filename);
+
+	f->s.refs = 1;
+	f->s.ops = &file_ops;
+	f->s.type = SOURCE_FILE;
+	f->s.uri = g_strdup(filename);
+	f->s.name = source_clean_name(base);
+	f->s.drive = -1;
+	f->fd = fd;
+	g_free(base);
+	if (fd >= 0 && look_at(f, e) < 0) {
+		source_unref(&f->s);
+		return NULL;
+	}
+	return &f->s;
+}
+
+const char *source_file_id(const struct source *s)
+{
+	return s->type == SOURCE_FILE ? ((const struct source_file *)s)->id : NULL;
+}
+
+void source_file_reap(bool (*keep)(const char *id))
+{
+	char path[108];
+	struct dirent *d;
+	DIR *dir;
+
+	if (!run_path(path, sizeof(path), "nbdkit") || !(dir = opendir(path)))
+		return;
+	while ((d = readdir(dir))) {
+		uint8_t raw[NBDKIT_ID_LEN / 2];
+		char id[NBDKIT_ID_LEN + 1];
+
+		if (strlen(d->d_name) != NBDKIT_ID_LEN + 4 ||
+		    strcmp(d->d_name + NBDKIT_ID_LEN, ".ctl"))
+			continue;
+		g_strlcpy(id, d->d_name, sizeof(id));
+		if (from_hex(id, raw, sizeof(raw)) && !keep(id)) {
+			log_notice("ending a file server that no medium uses");
+			stop_by_id(id);
+		}
+	}
+	closedir(dir);
+}
