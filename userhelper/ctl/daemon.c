@@ -95,6 +95,14 @@ static void collect(int fd, char *last, size_t size)
 		snprintf(last, size, "%s", line);
 }
 
+/* Our own supervisor's name is no news to whoever asked for spicebdd. */
+static size_t prefix_len(const char *line)
+{
+	static const char prefix[] = "spicebd-supervisor: ";
+
+	return strncmp(line, prefix, sizeof(prefix) - 1) ? 0 : sizeof(prefix) - 1;
+}
+
 static int await_exit(pid_t pid)
 {
 	long long deadline = now_ms() + RUN_MS;
@@ -142,7 +150,7 @@ int daemon_run(char *const argv[], struct fault *f)
 	if (r == 0)
 		return 0;
 	if (last[0])
-		fault_set(f, EXIT_NO_DAEMON, "%s", last);
+		fault_set(f, EXIT_NO_DAEMON, "%s", last + prefix_len(last));
 	else
 		fault_set(f, EXIT_NO_DAEMON, "%s failed with status %d", argv[0], r);
 	return -EIO;

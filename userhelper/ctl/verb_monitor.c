@@ -77,14 +77,16 @@ static void on_kernel(enum kernel_event_kind kind, const struct kernel_drive *d,
 
 	if (m->count && m->shown >= m->count)
 		return;
+	o = json_object_new();
 	if (kind == KERNEL_EVENT_DRIVE) {
-		o = json_of_drive(d);
+		g_autoptr(JsonObject) drive = json_of_drive(d);
+
+		json_object_set_string_member(o, "event", kernel_event_str(d->event));
 		text = detail(d, buf, sizeof(buf));
 		if (text)
 			json_object_set_string_member(o, "text", text);
-		json_object_set_string_member(o, "event", kernel_event_str(d->event));
+		json_merge(o, drive);
 	} else {
-		o = json_object_new();
 		json_object_set_string_member(o, "event", kind == KERNEL_EVENT_FAMILY_GONE ?
 					      "module-removed" : "module-loaded");
 		m->lost = kind == KERNEL_EVENT_FAMILY_NEW;

@@ -62,7 +62,7 @@ static void do_link_stop(struct sup *s, struct peer *p, const char *name)
 	struct proc *l = linkconf_name_ok(name) ? proc_find(s, K_LINK, name) : NULL;
 
 	if (!l) {
-		answer(p, "error this link does not run");
+		answer(p, "error this link does not listen");
 		return;
 	}
 	p->awaits = l;

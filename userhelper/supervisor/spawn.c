@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -65,13 +67,26 @@ static void pass(const int *fds, int n_fds, const char *fdnames)
 	setenv("LISTEN_PID", num, 1);
 }
 
+/*
+ * Like fork(), but we go on only when the child has executed its program or
+ * ended. Until then it has a copy of every socket of ours, and a listener that
+ * we close in that time would go on listening.
+ */
+static pid_t fork_until_exec(void)
+{
+	struct clone_args a = { .flags = CLONE_VFORK, .exit_signal = SIGCHLD };
+	long r = syscall(SYS_clone3, &a, sizeof(a));
+
+	return r < 0 && (errno == ENOSYS || errno == EPERM) ? fork() : r;
+}
+
 pid_t spawn(const char *program, const char *arg, const int *fds, int n_fds,
 	    const char *fdnames, bool dies_with_us)
 {
 	pid_t parent = getpid(), pid;
 	sigset_t none;
 
-	pid = fork();
+	pid = fork_until_exec();
 	if (pid)
 		return pid < 0 ? -errno : pid;
 	/*
