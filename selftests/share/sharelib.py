@@ -284,6 +284,8 @@ class Link:
             self.epoch = secrets.randbits(32) | 1
             self.seq, self.next_stream = 0, 1
             with self.cond:
+                for st in self.streams.values():
+                    st.over = True
                 self.streams, self.offers, self.frames = {}, {}, []
             self.send(HELLO, struct.pack("<HHIIIII32s16s16s8x", version, 1, 0, self.epoch, 65536,
                                          2000, 10000, secret, b"B" * 16, b"L" * 16))
@@ -400,12 +402,16 @@ class Stream:
     def opened(self):
         f = self.link.get(OPENED, CLOSE, stream=self.id)
         if f.type == CLOSE:
-            self.over = True
-            self.link.send(CLOSE, struct.pack("<I", OK), self.id)
             raise ConnectionRefusedError(f.code(), f.payload[4:].decode())
         self.credit = f.u32()[0]
         threading.Thread(target=self._pump, daemon=True).start()
         return self
+
+    def send(self, type, payload):
+        with self.link.lock:        # a hello of another thread ends us under it
+            if not self.over:
+                self.link.send(type, payload, self.id)
+            return not self.over
 
     def _pump(self):
         try:
@@ -418,10 +424,9 @@ class Stream:
                         if not self.cond.wait_for(lambda: self.credit or self.over, LIMIT):
                             raise Timeout("no credit")
                         n = min(len(d), self.credit)
-                        if self.over:
-                            return
                         self.credit -= n
-                    self.link.send(DATA, d[:n], self.id)
+                    if not self.send(DATA, d[:n]):
+                        return
                     d = d[n:]
         except (OSError, Timeout):
             pass
@@ -436,7 +441,7 @@ class Stream:
             except OSError:
                 return
             self.granted += len(f.payload)
-            self.link.send(CREDIT, struct.pack("<I", len(f.payload)), self.id)
+            self.send(CREDIT, struct.pack("<I", len(f.payload)))
         elif f.type == CREDIT:
             with self.cond:
                 self.credit += f.u32()[0]
@@ -448,14 +453,11 @@ class Stream:
             self.mine.close()
 
     def close(self):
-        with self.cond:
-            if self.over:
-                return
-            self.over = True
         try:
-            self.link.send(CLOSE, struct.pack("<I", OK), self.id)
+            self.send(CLOSE, struct.pack("<I", OK))
         except OSError:
             pass
+        self.over = True
 
     def nbd(self):
         import nbd

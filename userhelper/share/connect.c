@@ -180,6 +180,8 @@ static char *error_text(SpiceChannel *channel, SpiceChannelEvent event)
 				       last_warning ? last_warning : detail ? detail :
 				       "the certificate was not accepted");
 	case SPICE_CHANNEL_ERROR_LINK:
+		if (last_warning && strstr(last_warning, "unhandled error 7"))
+			return g_strdup("the server is in use by another client");
 		return g_strdup("what listens there is no Spice server, or one that wants TLS "
 				"(tls-port=)");
 	case SPICE_CHANNEL_ERROR_IO:
@@ -282,17 +284,19 @@ void connection_restart(struct connection *c, const char *why)
 	g_idle_add(on_restart, c);
 }
 
-/* The ticket of later links; how it is written, the frame protocol's page says. */
+/* The password that Documentation/frame-protocol.rst makes of it. */
 void connection_set_secret(struct connection *c, const uint8_t *secret)
 {
-	static const uint8_t none[FRAME_SECRET_LEN];
+	char text[33];
 
+	for (int i = 0; i < 16; i++)
+		g_snprintf(text + 2 * i, 3, "%02x", secret[i]);
+	if (c->secret && !strcmp(c->secret, text))
+		return;
 	g_free(c->secret);
-	c->secret = memcmp(secret, none, sizeof(none)) ?
-		    g_base64_encode(secret, FRAME_SECRET_LEN) : NULL;
+	c->secret = g_strdup(text);
 	c->tried_other = false;
-	if (!c->secret)
-		c->use_secret = false;
+	c->use_secret = false;
 }
 
 /* ---- options */

@@ -118,29 +118,29 @@ static char *check_request(struct spicebd_share *share, const struct spicebd_sha
 	return NULL;
 }
 
-uint32_t spicebd_share_offer(struct spicebd_share *share,
+bool spicebd_share_offer(struct spicebd_share *share,
 			     const struct spicebd_share_medium *m, char **error)
 {
 	struct offer *o;
 
 	*error = check_request(share, m);
 	if (*error)
-		return 0;
+		return false;
 	o = offer_new(share, m, error);
 	if (!o)
-		return 0;
-	o->info.id = share->offers->len + 1;
+		return false;
+	o->info.index = share->offers->len;
 	if (o->source != OFFER_FILE) {
 		o->folder = folder_start(o, error);
 		if (!o->folder) {
 			offer_free(o);
-			return 0;
+			return false;
 		}
 	}
 	g_ptr_array_add(share->offers, o);
 	if (o->ready)
 		share_offer_ready(o);
-	return o->info.id;
+	return true;
 }
 
 void share_offer_ready(struct offer *o)
@@ -152,8 +152,7 @@ void share_offer_ready(struct offer *o)
 
 void share_offer_failed(struct offer *o, const char *text)
 {
-	for (GList *l = o->share->ports; l; l = l->next)
-		session_withdraw(l->data, o);
+	session_withdraw_all_ports(o);
 	o->ready = false;
 	stream_fail_offer(o, FRAME_ERR_SERVER, "the NBD server ended");
 	share_event(o->share, SPICEBD_SHARE_FAILED, -1, o, text);
@@ -170,12 +169,9 @@ void share_offer_died(struct offer *o)
 		session_offer_all_ports(o, -1);
 		return;
 	}
-	offer_renew(o);
-	if (!o->ready)
-		return;
-	for (GList *l = o->share->ports; l; l = l->next)
-		session_withdraw(l->data, o);
+	session_withdraw_all_ports(o);
 	o->ready = false;
+	offer_renew(o);
 }
 
 /* ---- eject, stop */
@@ -190,8 +186,7 @@ unsigned int spicebd_share_request_eject(struct spicebd_share *share)
 		for (guint i = 0; i < share->offers->len && p->state == PORT_UP; i++) {
 			struct offer *o = g_ptr_array_index(share->offers, i);
 
-			if (!(o->inserted & 1ull << p->drive) &&
-			    !offer_streams(o, p->drive))
+			if (!offer_inserted(o, p->drive) && !offer_streams(o, p->drive))
 				continue;
 			session_eject_request(p, o);
 			n++;
@@ -205,7 +200,7 @@ bool spicebd_share_in_use(struct spicebd_share *share)
 	for (guint i = 0; i < share->offers->len; i++) {
 		struct offer *o = g_ptr_array_index(share->offers, i);
 
-		if (o->inserted || offer_streams(o, -1))
+		if (offer_inserted(o, -1) || offer_streams(o, -1))
 			return true;
 	}
 	return false;
@@ -252,7 +247,8 @@ void share_progress(struct spicebd_share *share)
 		stream_unfence(l->data);
 	for (GList *l = share->ports; l; l = l->next)
 		session_progress(l->data);
-	if (!share->stopping || share->stopped || share->servers || !all_sent(share))
+	if (!share->stopping || share->stopped || share->servers || share->folders ||
+	    !all_sent(share))
 		return;
 	share->stopped = true;
 	share_event(share, SPICEBD_SHARE_STOPPED, -1, NULL, NULL);
@@ -263,6 +259,13 @@ void spicebd_share_stop(struct spicebd_share *share)
 	share->stopping = true;
 	for (GList *l = share->ports; l; l = l->next)
 		session_bye(l->data, FRAME_ERR_SHUTDOWN, "the share ends");
+	for (guint i = 0; i < share->offers->len; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		o->ready = false;
+		if (o->folder)
+			folder_stop(o->folder);
+	}
 	share_progress(share);
 }
 

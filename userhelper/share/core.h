@@ -13,7 +13,7 @@
 #include "frame.h"
 
 #define SHARE_PORT_PREFIX	"org.spice-space.spicebd."
-#define SHARE_DRIVES_MAX	64		/* port numbers below this are served */
+#define SHARE_DRIVES_MAX	256		/* port numbers below this are served */
 #define SHARE_WINDOW		(2u << 20)	/* link-to-share bytes of a stream, at most */
 #define SHARE_BUFFERS		16		/* data frames of a port handed to Spice at once */
 #define SHARE_CONTROL_MAX	512		/* other frames, likewise */
@@ -37,6 +37,8 @@ struct spicebd_share {
 	uint8_t instance[FRAME_UUID_LEN];
 	uint8_t boot_id[FRAME_UUID_LEN];
 	uint64_t read_bytes, write_bytes;
+	uint32_t last_offer;	/* number given out */
+	unsigned int folders;	/* not yet reaped */
 	unsigned int hold;	/* references by what outlives spicebd_share_free() */
 	bool stopping, stopped, freed;
 };
@@ -65,7 +67,7 @@ struct offer {
 	uint8_t medium_id[FRAME_UUID_LEN];
 	uint8_t incarnation[FRAME_UUID_LEN];
 	int writer;		/* drive that has it open for writing, or -1 */
-	uint64_t inserted;	/* bit n: drive n has the medium */
+	uint8_t inserted[SHARE_DRIVES_MAX / 8];	/* drives that have the medium */
 	struct folder *folder;
 };
 
@@ -74,8 +76,11 @@ struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_
 void offer_free(struct offer *o);
 struct offer *offer_find(struct spicebd_share *share, uint32_t id);
 void offer_to_frame(const struct offer *o, unsigned int drive, struct frame_offer *f);
-/* new identity: what is there now is not what was offered */
+/* new number and identity: what is there now is not what was offered */
 void offer_renew(struct offer *o);
+void offer_set_inserted(struct offer *o, unsigned int drive, bool inserted);
+/* in this drive, or in any (-1) */
+bool offer_inserted(const struct offer *o, int drive);
 /* the same store behind another server */
 void offer_new_incarnation(struct offer *o);
 /* whether the file is what was offered but for our own writes */
@@ -178,6 +183,9 @@ struct port {
 	unsigned int pool_made, data_out, control_out;
 	guint hello_timer, ping_timer;
 	unsigned int hello_tries, faults;
+	bool lost;		/* the step was lost in a session with this secret: */
+	uint8_t secret[FRAME_SECRET_LEN];
+	uint32_t last_stream;
 	long long fault_since, last_rx;
 };
 
@@ -199,7 +207,7 @@ void session_progress(struct port *p);
 
 void session_offer(struct port *p, struct offer *o);
 void session_offer_all_ports(struct offer *o, int but_drive);
-void session_withdraw(struct port *p, struct offer *o);
+void session_withdraw_all_ports(struct offer *o);
 void session_eject_request(struct port *p, struct offer *o);
 void session_bye(struct port *p, uint32_t code, const char *text);
 void session_fault(struct port *p, uint32_t code, const char *fmt, ...)

@@ -58,6 +58,7 @@ static void folder_free(struct folder *f)
 		unlink(f->path);
 	g_free(f->path);
 	g_free(f);
+	share->folders--;
 	share_progress(share);
 	share_unhold(share);
 }
@@ -230,6 +231,7 @@ struct folder *folder_start(struct offer *o, char **error)
 	f->offer = o;
 	f->share = o->share;
 	f->share->hold++;
+	f->share->folders++;
 	f->path = g_strdup_printf("%s/%u.sock", o->share->dir, o->info.id);
 	f->listener = sock_listen(f->path, SOCK_STREAM, 0600);
 	if (f->listener < 0 || !spawn(f)) {

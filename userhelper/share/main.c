@@ -40,18 +40,17 @@ struct program {
 	struct connection *conn;
 	struct spicebd_share *share;
 	int preparing;		/* media that are not ready yet */
-	uint64_t ever, now;	/* offers (bit id - 1) that were, that are in a drive */
-	bool leaving, stopping;
+	uint64_t ever, now;	/* media (bit index) that were, that are in a drive */
+	bool leaving, stopping, done;
 	guint leave_timer;
 	int status;
 };
 
 /* ---- the end */
 
-static void quit(struct program *g, int status)
+static void done(struct program *g)
 {
-	if (g->status < 0)
-		g->status = status;
+	g->done = true;
 	g_main_loop_quit(g->loop);
 }
 
@@ -60,19 +59,24 @@ static gboolean on_stop_timeout(gpointer data)
 	struct program *g = data;
 
 	g->leave_timer = 0;
-	quit(g, EXIT_DONE);
+	done(g);
 	return G_SOURCE_REMOVE;
 }
 
-static void stop(struct program *g)
+/* The first status given counts. Ends when all servers were reaped, or soon. */
+static void stop(struct program *g, int status)
 {
 	if (g->stopping)
 		return;
 	g->stopping = true;
+	g->status = status;
 	if (g->leave_timer)
 		g_source_remove(g->leave_timer);
 	g->leave_timer = g_timeout_add(STOP_WAIT_MS, on_stop_timeout, g);
-	spicebd_share_stop(g->share);
+	if (g->share)
+		spicebd_share_stop(g->share);
+	else
+		done(g);
 }
 
 static gboolean on_eject_timeout(gpointer data)
@@ -82,7 +86,7 @@ static gboolean on_eject_timeout(gpointer data)
 	g->leave_timer = 0;
 	ui_event("not-ejected", "the media were not given back in time; leaving all the same: "
 		 "their users at the other end will see errors");
-	stop(g);
+	stop(g, EXIT_DONE);
 	return G_SOURCE_REMOVE;
 }
 
@@ -92,7 +96,7 @@ static gboolean on_signal(gpointer data)
 
 	if (g->leaving || !g->share || !spicebd_share_in_use(g->share) ||
 	    !spicebd_share_request_eject(g->share)) {
-		stop(g);
+		stop(g, EXIT_DONE);
 		return G_SOURCE_CONTINUE;
 	}
 	g->leaving = true;
@@ -106,7 +110,7 @@ static gboolean stop_when_free(gpointer data)
 	struct program *g = data;
 
 	if (g->leaving && !spicebd_share_in_use(g->share))
-		stop(g);
+		stop(g, EXIT_DONE);
 	return G_SOURCE_REMOVE;
 }
 
@@ -114,17 +118,17 @@ static gboolean stop_when_free(gpointer data)
 
 static void on_inserted(struct program *g, const struct spicebd_share_event *ev)
 {
-	g->ever |= 1ull << (ev->medium->id - 1);
-	g->now |= 1ull << (ev->medium->id - 1);
+	g->ever |= 1ull << ev->medium->index;
+	g->now |= 1ull << ev->medium->index;
 }
 
 static void on_ejected(struct program *g, const struct spicebd_share_event *ev)
 {
 	uint64_t all = g->opt.n_paths == 64 ? UINT64_MAX : (1ull << g->opt.n_paths) - 1;
 
-	g->now &= ~(1ull << (ev->medium->id - 1));
+	g->now &= ~(1ull << ev->medium->index);
 	if (g->opt.exit_on_eject && g->ever == all && !g->now)
-		stop(g);
+		stop(g, EXIT_DONE);
 }
 
 static void on_share(void *user, const struct spicebd_share_event *ev)
@@ -133,7 +137,7 @@ static void on_share(void *user, const struct spicebd_share_event *ev)
 
 	switch (ev->type) {
 	case SPICEBD_SHARE_STOPPED:
-		quit(g, EXIT_DONE);
+		done(g);
 		return;
 	case SPICEBD_SHARE_READY:
 		if (g->preparing && !--g->preparing && g->conn && g->share)
@@ -143,7 +147,7 @@ static void on_share(void *user, const struct spicebd_share_event *ev)
 		if (!g->preparing)
 			break;
 		log_err("%s: %s", ev->medium->path, ev->text);
-		quit(g, EXIT_FAILED);
+		stop(g, EXIT_FAILED);
 		return;
 	case SPICEBD_SHARE_PORT_UP:
 		connection_set_secret(g->conn, ev->secret);
@@ -182,15 +186,15 @@ static void on_connect(void *user, enum connect_event ev, const char *text)
 		break;
 	case CONNECT_LOST:
 		log_err("%s: %s", g->opt.connect.uri, text);
-		quit(g, EXIT_FAILED);
+		stop(g, EXIT_FAILED);
 		break;
 	case CONNECT_FAILED:
 		log_err("%s: %s", g->opt.connect.uri, text);
-		quit(g, EXIT_NO_CONNECTION);
+		stop(g, EXIT_NO_CONNECTION);
 		break;
 	case CONNECT_REFUSED:
 		log_err("%s: %s", g->opt.connect.uri, text);
-		quit(g, EXIT_AUTH);
+		stop(g, EXIT_AUTH);
 		break;
 	}
 }
@@ -248,61 +252,56 @@ static bool offer_all(struct program *g)
 	return true;
 }
 
-static bool start(struct program *g)
+/* Returns the exit status of what went wrong, or -1. */
+static int start(struct program *g)
 {
 	g_autofree char *error = NULL, *password = NULL;
 
 	if (g->opt.password_file) {
 		password = read_password(g->opt.password_file);
 		if (!password)
-			return false;
+			return EXIT_FAILED;
 		g->opt.connect.password = password;
 	}
 	g->conn = connection_new(&g->opt.connect, on_connect, g, &error);
 	g->opt.connect.password = NULL;
 	if (!g->conn) {
 		log_err("%s", error);
-		g->status = EXIT_USAGE;
-		return false;
+		return EXIT_USAGE;
 	}
 	g->share = spicebd_share_new(connection_session(g->conn), on_share, g);
 	/* One more, so that the last file's READY does not connect from within. */
 	g->preparing = g->opt.n_paths + 1;
 	if (!offer_all(g))
-		return false;
+		return EXIT_FAILED;
 	if (!--g->preparing)
 		connection_start(g->conn);
 	else
 		ui_event("preparing", "preparing folders");
-	return true;
+	return -1;
 }
 
 static int run(struct program *g)
 {
-	GMainContext *context = g_main_context_default();
+	int status;
 
 	g->loop = g_main_loop_new(NULL, FALSE);
-	g->status = -1;
 	g_unix_signal_add(SIGINT, on_signal, g);
 	g_unix_signal_add(SIGTERM, on_signal, g);
 	g_unix_signal_add(SIGHUP, on_signal, g);
 	signal(SIGPIPE, SIG_IGN);
-	if (start(g)) {
+	status = start(g);
+	if (status >= 0)
+		stop(g, status);
+	else
 		g_timeout_add(TRAFFIC_MS, on_traffic, g);
-		/* quit() may have come already: then there is no loop to run. */
-		if (g->status < 0)
-			g_main_loop_run(g->loop);
-	} else if (g->status < 0) {
-		g->status = EXIT_FAILED;
-	}
+	if (!g->done)
+		g_main_loop_run(g->loop);
 	ui_end();
-	/* Also after a failure: whatever servers there are die with us. */
 	if (g->share)
 		spicebd_share_free(g->share);
 	if (g->conn)
 		connection_free(g->conn);
-	for (int i = 0; i < 100 && g_main_context_iteration(context, FALSE); i++)
-		;
 	g_main_loop_unref(g->loop);
 	return g->status;
 }

@@ -13,6 +13,8 @@
 #include "core.h"
 #include "sock.h"
 
+#define LOCK_WAIT_MS	1000
+
 static char *why(const char *path, const char *what)
 {
 	return g_strdup_printf("%s: %s", path, what);
@@ -42,6 +44,13 @@ static int64_t file_size(int fd, const struct stat *st)
 	return ioctl(fd, BLKGETSIZE64, &size) < 0 || size > INT64_MAX ? -1 : (int64_t)size;
 }
 
+static char *locked(const struct offer *o, const char *path)
+{
+	return why(path, o->read_only ?
+		   "is being shared read-write already; end that share first" :
+		   "is being shared already; end that share first, or share it read-only");
+}
+
 /*
  * The lock belongs to the open file, which every server of it inherits: it is
  * held until the last of them has ended, even if this process was killed. So
@@ -50,15 +59,19 @@ static int64_t file_size(int fd, const struct stat *st)
  */
 static char *lock_file(struct offer *o, const char *path)
 {
-	if (!flock(o->fd, (o->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB))
-		return NULL;
-	if (errno != EWOULDBLOCK)
-		return NULL;	/* a file system without locks */
-	return why(path, o->read_only ?
-		   "is being shared read-write already; end that share first" :
-		   "is being shared already; end that share first, or share it read-only");
-}
+	const int op = (o->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB;
+	long long until = now_ms() + LOCK_WAIT_MS;
 
+	/* The servers of a share that was killed just now need a moment to go. */
+	while (flock(o->fd, op) < 0) {
+		if (errno != EWOULDBLOCK)
+			return NULL;	/* a file system without locks */
+		if (now_ms() > until)
+			return locked(o, path);
+		g_usleep(20000);
+	}
+	return NULL;
+}
 static char *open_file(struct offer *o, const char *path, const struct stat *st)
 {
 	struct stat now;
@@ -160,6 +173,8 @@ void offer_renew(struct offer *o)
 {
 	struct stat st;
 
+	o->info.id = ++o->share->last_offer;
+	memset(o->inserted, 0, sizeof(o->inserted));
 	random_bytes(o->medium_id, sizeof(o->medium_id));
 	offer_new_incarnation(o);
 	if (o->fd < 0 || fstat(o->fd, &st) < 0)
@@ -214,6 +229,25 @@ void offer_free(struct offer *o)
 	free((char *)o->info.path);	/* realpath's */
 	g_free((char *)o->info.name);
 	g_free(o);
+}
+
+void offer_set_inserted(struct offer *o, unsigned int drive, bool inserted)
+{
+	uint8_t bit = 1u << drive % 8;
+
+	if (inserted)
+		o->inserted[drive / 8] |= bit;
+	else
+		o->inserted[drive / 8] &= ~bit;
+}
+
+bool offer_inserted(const struct offer *o, int drive)
+{
+	static const uint8_t none[sizeof(o->inserted)];
+
+	if (drive < 0)
+		return memcmp(o->inserted, none, sizeof(none));
+	return o->inserted[drive / 8] & 1u << drive % 8;
 }
 
 struct offer *offer_find(struct spicebd_share *share, uint32_t id)

@@ -12,9 +12,12 @@
 #include "log.h"
 #include "sock.h"
 
-#define HELLO_WAIT_MS	2000
-#define HELLO_TRIES	6	/* 2, 4, 8, 16, 32, 64 s; then only the link can begin */
-#define HELLO_TELL	2	/* tries after which the user hears of it */
+#define HELLO_WAIT_MS	2000	/* for the link to begin by itself */
+#define HELLO_RETRY_MS	1000
+#define HELLO_SLOW_MS	10000	/* after ... */
+#define HELLO_SLOW	10	/* ... so many */
+#define HELLO_TRIES	60	/* then only the link can begin */
+#define HELLO_TELL	4	/* tries after which the user hears of it */
 #define PING_INTERVAL	2000
 #define PING_TIMEOUT	10000
 #define FAULTS_MAX	5	/* in FAULTS_MS; then the port is left alone */
@@ -77,10 +80,14 @@ void session_offer_all_ports(struct offer *o, int but_drive)
 	}
 }
 
-void session_withdraw(struct port *p, struct offer *o)
+void session_withdraw_all_ports(struct offer *o)
 {
-	if (p->state == PORT_UP)
-		session_send_u32(p, FRAME_WITHDRAW, 0, o->info.id);
+	for (GList *l = o->ready ? o->share->ports : NULL; l; l = l->next) {
+		struct port *p = l->data;
+
+		if (p->state == PORT_UP)
+			session_send_u32(p, FRAME_WITHDRAW, 0, o->info.id);
+	}
 }
 
 void session_eject_request(struct port *p, struct offer *o)
@@ -164,8 +171,14 @@ static gboolean on_hello_timer(gpointer data)
 
 static void expect_hello(struct port *p)
 {
+	unsigned int wait = HELLO_RETRY_MS;
+
+	if (!p->hello_tries && !p->lost)
+		wait = HELLO_WAIT_MS;
+	else if (p->hello_tries > HELLO_SLOW)
+		wait = HELLO_SLOW_MS;
 	stop_timer(&p->hello_timer);
-	p->hello_timer = g_timeout_add(HELLO_WAIT_MS << p->hello_tries, on_hello_timer, p);
+	p->hello_timer = g_timeout_add(wait, on_hello_timer, p);
 	p->hello_tries++;
 }
 
@@ -175,6 +188,7 @@ void session_opened(struct port *p)
 		return;
 	reset(p, PORT_WAIT_HELLO, "the port was opened anew");
 	frame_rx_init(&p->rx, 0);
+	p->lost = false;
 	p->hello_tries = 0;
 	if (!p->share->stopping)
 		expect_hello(p);
@@ -225,6 +239,17 @@ static void send_hello(struct port *p)
 	port_send_small(p, b, frame_pack_hello(&p->tx, b, &h));
 }
 
+/* Our hello says which version we speak; a later one may know what to do. */
+static void refuse_version(struct port *p)
+{
+	log_err("drive %u: the other end speaks version %u of the protocol, this program %u; "
+		"install matching versions of spicebd", p->drive, p->peer.version,
+		FRAME_VERSION);
+	p->state = PORT_CLOSED;
+	send_hello(p);
+	session_send_code(p, FRAME_BYE, 0, FRAME_ERR_VERSION, "only version 1 is spoken here");
+}
+
 static void go_up(struct port *p)
 {
 	struct spicebd_share *share = p->share;
@@ -256,10 +281,28 @@ static void go_up(struct port *p)
 
 void session_progress(struct port *p)
 {
-	if (p->state == PORT_FENCING && !server_count(p->share, p->drive, NULL))
+	if (p->state == PORT_FENCING && server_count(p->share, p->drive, NULL))
+		return;
+	if (p->state == PORT_FENCING && p->peer.version != FRAME_VERSION)
+		refuse_version(p);
+	else if (p->state == PORT_FENCING)
 		go_up(p);
 	else if (p->state == PORT_UP && (p->pool || p->pool_made < SHARE_BUFFERS))
 		stream_next_starved(p);
+}
+
+/*
+ * What a drive's users wrote may look like a hello, and when bytes were lost it
+ * may stand where one is looked for. The secret is what they cannot know.
+ */
+static bool is_forged(struct port *p, const struct frame_hello *hello, uint32_t lost_epoch)
+{
+	if (!p->lost || !memcmp(hello->secret, p->secret, sizeof(p->secret)))
+		return false;
+	p->rx.epoch = lost_epoch;
+	p->rx.hunting = true;
+	log_debug("drive %u: a hello with another secret is passed over", p->drive);
+	return true;
 }
 
 static void on_hello(struct port *p, const struct frame_header *h, const uint8_t *payload)
@@ -271,7 +314,7 @@ static void on_hello(struct port *p, const struct frame_header *h, const uint8_t
 		session_fault(p, FRAME_ERR_PROTOCOL, "a hello that is none");
 		return;
 	}
-	if (p->share->stopping)
+	if (p->share->stopping || is_forged(p, &hello, p->peer.epoch))
 		return;
 	if (p->state == PORT_UP && hello.epoch == p->tx.epoch) {
 		session_fault(p, FRAME_ERR_PROTOCOL, "a second hello of one epoch");
@@ -279,16 +322,11 @@ static void on_hello(struct port *p, const struct frame_header *h, const uint8_t
 	}
 	reset(p, PORT_FENCING, "the other end began anew");
 	p->peer = hello;
+	p->lost = false;
+	p->last_stream = 0;
+	memcpy(p->secret, hello.secret, sizeof(p->secret));
 	p->tx = (struct frame_tx){ .epoch = hello.epoch };
-	if (hello.version == FRAME_VERSION) {
-		session_progress(p);
-		return;
-	}
-	log_err("drive %u: the other end speaks version %u of the protocol, this program %u; "
-		"install matching versions of spicebd", p->drive, hello.version,
-		FRAME_VERSION);
-	p->state = PORT_CLOSED;
-	session_send_code(p, FRAME_BYE, 0, FRAME_ERR_VERSION, "version 1 only");
+	session_progress(p);
 }
 
 /* ---- frames of an established session */
@@ -298,10 +336,10 @@ static void on_open(struct port *p, const struct frame_header *h, const uint8_t 
 	uint32_t v[2];
 
 	if (!frame_parse_u32s(payload, h->length, v, 2) || v[1] > FRAME_CREDIT_MAX ||
-	    stream_find(p, h->stream) || g_list_length(p->streams) >= STREAM_STUBS)
+	    h->stream <= p->last_stream || g_list_length(p->streams) >= STREAM_STUBS)
 		session_fault(p, FRAME_ERR_PROTOCOL, "an OPEN that is not allowed");
 	else
-		stream_open(p, h->stream, offer_find(p->share, v[0]), v[1]);
+		stream_open(p, p->last_stream = h->stream, offer_find(p->share, v[0]), v[1]);
 }
 
 static bool on_stream_frame(struct port *p, struct stream *s, const struct frame_header *h,
@@ -332,10 +370,8 @@ static void notice(struct port *p, struct offer *o, uint32_t what)
 		[FRAME_NOTICE_BUSY] = SPICEBD_SHARE_BUSY,
 	};
 
-	if (what == FRAME_NOTICE_INSERTED)
-		o->inserted |= 1ull << p->drive;
-	if (what == FRAME_NOTICE_EJECTED)
-		o->inserted &= ~(1ull << p->drive);
+	if (what == FRAME_NOTICE_INSERTED || what == FRAME_NOTICE_EJECTED)
+		offer_set_inserted(o, p->drive, what == FRAME_NOTICE_INSERTED);
 	share_event(p->share, types[what], p->drive, o, NULL);
 }
 
@@ -412,6 +448,18 @@ static void on_frame(struct port *p, const struct frame_header *h, const uint8_t
 			      frame_type_str(h->type));
 }
 
+static void lost_step(struct port *p)
+{
+	log_warn("drive %u: bytes are missing; asking for a new session", p->drive);
+	reset(p, PORT_WAIT_HELLO, "bytes were lost on the way");
+	p->lost = true;
+	p->hello_tries = 0;
+	if (p->share->stopping)
+		return;
+	send_empty(p, FRAME_RESYNC);
+	expect_hello(p);
+}
+
 void session_input(struct port *p, const uint8_t *data, size_t len)
 {
 	struct frame_header h;
@@ -426,12 +474,7 @@ void session_input(struct port *p, const uint8_t *data, size_t len)
 		if (r == FRAME_RX_FRAME) {
 			on_frame(p, &h, payload);
 		} else if (r == FRAME_RX_LOST) {
-			log_warn("drive %u: bytes are missing; asking for a new session",
-				 p->drive);
-			reset(p, PORT_WAIT_HELLO, "bytes were lost on the way");
-			send_empty(p, FRAME_RESYNC);
-			p->hello_tries = 0;
-			expect_hello(p);
+			lost_step(p);
 		}
 	}
 	port_unref(p);

@@ -33,7 +33,8 @@ struct spicebd_share_medium {
 
 /* struct spicebd_share_info - an offer, as the user is told of it */
 struct spicebd_share_info {
-	uint32_t id;
+	uint32_t id;		/* a medium that became another one has a new id */
+	unsigned int index;	/* in the order of spicebd_share_offer() */
 	const char *name;
 	const char *path;
 	uint64_t size;
@@ -87,14 +88,14 @@ struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn 
 
 /**
  * spicebd_share_offer() - offer one medium
- * @error: out: one line to be freed with g_free(), when 0 is returned
+ * @error: out: one line to be freed with g_free(), when false is returned
  *
  * The medium is announced when SPICEBD_SHARE_READY says so: at once for a file,
  * as soon as its image stands for a folder.
  *
- * Return: number of the offer, or 0
+ * Return: whether it was taken
  */
-uint32_t spicebd_share_offer(struct spicebd_share *share,
+bool spicebd_share_offer(struct spicebd_share *share,
 			     const struct spicebd_share_medium *m, char **error);
 
 /**

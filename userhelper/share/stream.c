@@ -36,6 +36,7 @@ struct stream {
 	bool starved;		/* waits for a buffer */
 	bool fenced;		/* waits for the end of the offer's older servers */
 	bool sent_close, got_close;
+	bool draining;		/* got CLOSE; what came before it still counts */
 	uint32_t code;		/* of our CLOSE */
 	char *text;
 
@@ -61,7 +62,7 @@ static void arm(struct stream *s)
 
 	if (s->fd < 0)
 		return;
-	if (!s->opened || (s->tx_credit && !s->starved))
+	if (!s->opened || s->draining || (s->tx_credit && !s->starved))
 		want |= G_IO_IN;
 	if (s->in_len)
 		want |= G_IO_OUT;
@@ -195,10 +196,24 @@ void stream_server_ended(struct stream *s, int status)
 	s->srv = NULL;
 	if (status && !s->got_close)
 		report_death(s, status);
+	if (s->draining)
+		end_io(s);
 	/* What it said last may still be in the socket: read to its end. */
-	if (s->fd >= 0)
-		return;
-	finish(s);
+	if (s->fd < 0)
+		finish(s);
+}
+
+/*
+ * What was sent before the CLOSE still goes to the server, which then sees the
+ * end and ends by itself, or is killed after a moment; its answers are nobody's.
+ */
+static void drain(struct stream *s)
+{
+	s->draining = true;
+	if (!s->in_len)
+		shutdown(s->fd, SHUT_WR);
+	arm(s);
+	server_end(s->srv, false);
 }
 
 bool stream_closed_by_peer(struct stream *s)
@@ -208,6 +223,8 @@ bool stream_closed_by_peer(struct stream *s)
 	s->got_close = true;
 	if (s->sent_close)
 		forget(s);
+	else if (s->opened && s->srv && s->fd >= 0 && !s->offer->read_only)
+		drain(s);
 	else
 		end(s, true, FRAME_OK, NULL);
 	return true;
@@ -299,11 +316,24 @@ static bool check_opened(struct stream *s)
 	return false;
 }
 
+static void pump_nowhere(struct stream *s)
+{
+	char scrap[16384];
+	ssize_t n = recv(s->fd, scrap, sizeof(scrap), 0);
+
+	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
+		end_io(s);	/* the server's end will finish it */
+}
+
 static void pump_out(struct stream *s)
 {
 	struct txbuf *b;
 	ssize_t n;
 
+	if (s->draining) {
+		pump_nowhere(s);
+		return;
+	}
 	if (!s->opened && !check_opened(s))
 		return;
 	if (!s->tx_credit) {
@@ -345,7 +375,7 @@ void stream_next_starved(struct port *p)
 
 bool stream_credit(struct stream *s, uint32_t bytes)
 {
-	if (bytes > FRAME_CREDIT_MAX - s->tx_credit)
+	if (!bytes || bytes > FRAME_CREDIT_MAX - s->tx_credit)
 		return false;
 	s->tx_credit += bytes;
 	arm(s);
@@ -359,7 +389,7 @@ static void taken(struct stream *s, size_t n)
 	s->offer->info.write_bytes += n;
 	s->port->share->write_bytes += n;
 	s->regrant += n;
-	if (s->regrant < REGRANT)
+	if (s->regrant < REGRANT || s->draining)
 		return;
 	s->rx_credit += s->regrant;
 	session_send_u32(s->port, FRAME_CREDIT, s->id, s->regrant);
@@ -412,6 +442,8 @@ static void pump_in(struct stream *s)
 	if (!s->in_len) {
 		g_clear_pointer(&s->in, g_free);
 		s->in_off = s->in_cap = 0;
+		if (s->draining)
+			shutdown(s->fd, SHUT_WR);
 	}
 	arm(s);
 }
@@ -420,7 +452,7 @@ bool stream_data(struct stream *s, const uint8_t *data, size_t len)
 {
 	ssize_t n = 0;
 
-	if (s->got_close || len > s->rx_credit)
+	if (!len || s->got_close || len > s->rx_credit)
 		return false;
 	s->rx_credit -= len;
 	if (s->fd < 0)
@@ -479,6 +511,7 @@ static gboolean on_open_timeout(gpointer data)
 
 static void refuse_changed(struct stream *s, struct offer *o)
 {
+	session_withdraw_all_ports(o);
 	offer_renew(o);
 	share_event(o->share, SPICEBD_SHARE_CHANGED, -1, o, NULL);
 	session_offer_all_ports(o, -1);
