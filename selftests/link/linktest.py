@@ -458,7 +458,7 @@ class Share:
 
     def drop_port(self, cid):
         old = self.ports.pop(cid, None)
-        for st in old.streams.values() if old else ():
+        for st in list(old.streams.values()) if old else ():
             st.close()
 
     def frames(self, cid, data):

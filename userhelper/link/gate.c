@@ -10,9 +10,7 @@
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <spice/enums.h>
 #include <spice/protocol.h>
 #include <stdio.h>
@@ -22,6 +20,7 @@
 #include <unistd.h>
 
 #include "frame.h"
+#include "guard.h"
 #include "log.h"
 #include "loop.h"
 #include "sock.h"
@@ -48,7 +47,6 @@ struct conn {
 	const SpiceChannelEventInfo *info;	/* libspice-server's name for it */
 	uint32_t session;
 	int type;
-	int stand_in;		/* other end of bury()'s socket, or -1 */
 	bool tls;
 	char who[INET6_ADDRSTRLEN + 24];
 };
@@ -83,8 +81,6 @@ static void conn_forget(struct conn *c)
 	if (handing == c)
 		handing = NULL;
 	loop_watch_remove(c->watch);
-	if (c->stand_in >= 0)
-		close(c->stand_in);
 	free(c);
 	if (n_conns < CONNS_MAX && listen_watch)
 		loop_watch_set(listen_watch, LOOP_READ);
@@ -286,7 +282,6 @@ static void on_listener(int fd, int events, void *opaque)
 		return;
 	}
 	c->fd = s;
-	c->stand_in = -1;
 	c->state = CONN_PEEK;
 	c->deadline = now_ms() + PEEK_TIME;
 	c->next = conns;
@@ -337,28 +332,6 @@ static struct conn *find(const SpiceChannelEventInfo *info)
 }
 
 /*
- * libspice-server writes to a channel while it sets it up, and crashes if that
- * fails. So a connection whose peer is gone is replaced, under the same number,
- * by one that takes what is written and then reads as ended.
- */
-static void bury(struct conn *c)
-{
-	struct pollfd p = { .fd = c->fd, .events = POLLRDHUP };
-	int sv[2];
-
-	if (poll(&p, 1, 0) <= 0 || !(p.revents & (POLLHUP | POLLERR | POLLRDHUP)))
-		return;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0)
-		return;
-	shutdown(sv[1], SHUT_WR);
-	if (dup3(sv[0], c->fd, O_CLOEXEC) < 0)
-		close(sv[1]);
-	else
-		c->stand_in = sv[1];
-	close(sv[0]);
-}
-
-/*
  * Whoever is still authenticating wants a session of his own, or a channel of
  * the session before: a second session would throw this one out.
  */
@@ -401,7 +374,7 @@ void gate_channel_event(int event, SpiceChannelEventInfo *info)
 	if (!c)
 		return;
 	if (event == SPICE_CHANNEL_EVENT_INITIALIZED) {
-		bury(c);
+		guard_set(c->fd);
 		c->state = CONN_UP;
 		c->session = info->connection_id;
 		c->type = info->type;

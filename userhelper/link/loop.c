@@ -82,9 +82,7 @@ void loop_watch_set(struct loop_watch *w, unsigned int events)
 	if (w->dead || events == w->events)
 		return;
 	op = !w->events ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
-	if (epoll_ctl(epfd, op, w->fd, &ev) == 0 || !events ||
-	    /* dup3() has put another socket under this number */
-	    (errno == ENOENT && epoll_ctl(epfd, EPOLL_CTL_ADD, w->fd, &ev) == 0))
+	if (epoll_ctl(epfd, op, w->fd, &ev) == 0 || !events)
 		w->events = events;
 }
 

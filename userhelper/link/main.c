@@ -240,12 +240,15 @@ static int run(const char *name, bool sandbox)
 		log_err("out of memory");
 		return 1;
 	}
+	if (sandbox && !sandbox_drop(conf.user, conf.memory_max))
+		return 1;
 	log_notice("link %s: listening on %s%s", name, conf.address, gate.tls ? " with TLS" : "");
 	sd_notify(1, "READY=1");
-	if (sandbox ? !sandbox_enter(conf.user, conf.memory_max) : false)
+	if (sandbox && !sandbox_seal())
 		return 1;
 	loop_run();
-	return 0;
+	/* The libraries' own ends would do what the sandbox forbids. */
+	_exit(0);
 }
 
 static void usage(FILE *f)

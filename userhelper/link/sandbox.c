@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The order is forced: limits while we may set them, groups before the user,
- * no new privileges before seccomp (which needs it when unprivileged), and
- * seccomp last, since it forbids all the rest.
+ * The order is forced: limits and the bounding set while we may change them,
+ * groups before the user, no new privileges before seccomp (which needs it when
+ * unprivileged), and seccomp last, since it forbids all the rest.
  */
 #include "sandbox.h"
 
@@ -72,15 +72,21 @@ static bool become(const char *user)
 	return true;
 }
 
+/* As long as we are root; an unprivileged start has none to drop. */
+static void drop_bounding_set(void)
+{
+	int cap;
+
+	for (cap = 0; cap <= CAP_LAST_CAP; cap++)
+		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+}
+
 /* Also those that a unit's AmbientCapabilities or a user namespace left. */
 static bool drop_capabilities(void)
 {
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct none[2] = { 0 };
-	int cap;
 
-	for (cap = 0; cap <= CAP_LAST_CAP; cap++)
-		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	if (syscall(SYS_capset, &h, none) == 0)
 		return true;
@@ -95,7 +101,7 @@ static const int allowed[] = {
 	SCMP_SYS(accept4), SCMP_SYS(shutdown), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt),
 	SCMP_SYS(getsockname), SCMP_SYS(getpeername),
 	SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(poll),
-	SCMP_SYS(ppoll), SCMP_SYS(fcntl), SCMP_SYS(dup3),
+	SCMP_SYS(ppoll), SCMP_SYS(fcntl),
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
 	SCMP_SYS(futex), SCMP_SYS(sched_yield),
 	SCMP_SYS(getrandom), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
@@ -148,7 +154,7 @@ static int add_conditional(scmp_filter_ctx f)
 	return r;
 }
 
-static bool filter_calls(void)
+bool sandbox_seal(void)
 {
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	size_t i;
@@ -169,15 +175,18 @@ static bool filter_calls(void)
 	return false;
 }
 
-bool sandbox_enter(const char *user, unsigned int memory_max)
+bool sandbox_drop(const char *user, unsigned int memory_max)
 {
 	umask(077);
-	if (!set_limits(memory_max) || !become(user) || !drop_capabilities())
+	if (!set_limits(memory_max))
+		return false;
+	drop_bounding_set();
+	if (!become(user) || !drop_capabilities())
 		return false;
 	/* After the change of user, which sets it back. */
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
 		log_err("cannot give up privileges: %s", strerror(errno));
 		return false;
 	}
-	return filter_calls();
+	return true;
 }

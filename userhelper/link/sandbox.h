@@ -6,13 +6,18 @@
 #include <stdbool.h>
 
 /**
- * sandbox_enter() - give up everything that serving needs no more
+ * sandbox_drop() - limits, user, capabilities, no new privileges
  * @user: to become, when started as root; NULL: spicebd-link, else nobody
  * @memory_max: MiB of private memory
  *
  * Call when all files are read and all sockets bound. Return: false (logged)
  * when a part failed; the program must not go on then.
  */
-bool sandbox_enter(const char *user, unsigned int memory_max);
+bool sandbox_drop(const char *user, unsigned int memory_max);
+
+/**
+ * sandbox_seal() - from here on only the system calls that serving needs
+ */
+bool sandbox_seal(void);
 
 #endif /* SPICEBD_LINK_SANDBOX_H */

@@ -1,0 +1,71 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""A link that serves has no rights left; one that is configured wrongly does not start."""
+import os
+import subprocess
+
+import linktest as t
+
+
+def status(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def refuses(conf, what, password=None, args=("t",)):
+    with t.tempfile.TemporaryDirectory() as d:
+        os.mkdir(f"{d}/links.d")
+        if conf is not None:
+            with open(f"{d}/links.d/t.conf", "w") as f:
+                f.write(conf.replace("@", d))
+        with open(f"{d}/pw", "w") as f:
+            f.write((password or "") + "\n")
+        p = subprocess.run([t.LINK, *args], env=dict(os.environ, SPICEBD_RUN_DIR=d), timeout=20,
+                           stderr=subprocess.PIPE, text=True)
+        lines = p.stderr.strip().splitlines()
+        t.ok(p.returncode == 1 and len(lines) == 1 and what in lines[0],
+             f"refused: {what}" + ("" if len(lines) == 1 else f" but said {lines}"))
+
+
+def main():
+    with t.Link(own_sockets=True, password="x") as link:
+        d = link.daemon()
+        d.send(t.ADD_PORT, 0)
+        with t.Share(link.uri, "x") as share:
+            share.wait("hello")
+            t.ok(True, "a link that binds its sockets itself serves")
+            s = status(link.proc.pid)
+            if os.geteuid() == 0:
+                t.ok("0" not in s["Uid"].split() and not s["Groups"].strip(), "it is nobody special")
+            t.ok(all(int(s[c], 16) == 0 for c in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")),
+                 "has no capabilities, and none to get")
+            t.ok(s["NoNewPrivs"] == "1" and s["Seccomp"] == "2", "no new privileges, seccomp")
+            t.ok(s["Threads"] == "1", "one thread")
+            mode = os.stat(os.path.join(link.dir, "link/t.sock")).st_mode & 0o777
+            t.ok(mode == 0o600, f"its private socket has mode 0600 ({mode:o})")
+        p = subprocess.run([t.LINK, "t"], env=dict(os.environ, SPICEBD_RUN_DIR=link.dir),
+                           timeout=20, stderr=subprocess.PIPE, text=True)
+        t.ok(p.returncode == 1 and p.stderr.count("\n") == 1, "a second one of the name is refused")
+    refuses(None, "no configuration of link t")
+    refuses("", "no address=")
+    refuses("address=unix:@/s\ncolour=red", "unknown key")
+    refuses("address=unix:@/s\nmemory-max=lots", "bad value")
+    refuses("address unix:@/s", "no '='")
+    refuses("address=unix:relative", "starts with /")
+    refuses("address=127.0.0.1:0", "needs a password")
+    refuses("address=127.0.0.1:0\npassword-file=@/none", "cannot read password-file")
+    refuses("address=127.0.0.1:0\npassword-file=@/pw", "first line is empty")
+    refuses("address=127.0.0.1:0\npassword-file=@/pw", "longer than", "x" * 60)
+    refuses("address=0.0.0.0:0\npassword-file=@/pw", "beyond loopback TLS is needed", "x")
+    refuses("address=203.0.113.1:5999\npassword-file=@/pw", "cannot listen on", "x")
+    refuses("address=127.0.0.1\npassword-file=@/pw", "write HOST:PORT", "x")
+    refuses("address=127.0.0.1:0\npassword-file=@/pw\ntls-cert=@/pw", "TLS needs all of", "x")
+    refuses("address=127.0.0.1:0\npassword-file=@/pw\ntls-cert=@/no\ntls-key=@/pw\ntls-ca=@/pw",
+            "cannot read tls-cert", "x")
+    refuses("address=unix:@/s\nuser=nosuchuser", "no such user") if os.geteuid() == 0 else None
+    refuses("address=unix:@/s\nuser=root", "root is not allowed") if os.geteuid() == 0 else None
+    p = subprocess.run([t.LINK, "../etc"], stderr=subprocess.DEVNULL, timeout=20)
+    t.ok(p.returncode == 2, "a name that is none is a usage error")
+
+
+t.run(main)
