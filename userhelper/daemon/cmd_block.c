@@ -16,6 +16,11 @@ static void done(int r, struct drive *d, const struct derr *e, void *arg)
 	cmd_end(arg, r, e);
 }
 
+static void ejected(int r, const struct derr *e, void *arg)
+{
+	cmd_end(arg, r, e);
+}
+
 static void eject(struct cmd *c)
 {
 	struct drive *d;
@@ -23,8 +28,12 @@ static void eject(struct cmd *c)
 	bool failed;
 
 	d = arg_drive(c, true, &failed);
-	if (!failed)
-		cmd_end(c, drive_eject(d, arg_bool(c, "force", false), &e), &e);
+	if (failed)
+		return;
+	if (arg_bool(c, "force", false))
+		cmd_end(c, drive_eject(d, true, &e), &e);
+	else
+		drive_eject_asked(d, ejected, c);
 }
 
 static void open_tray(struct cmd *c)

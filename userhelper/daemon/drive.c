@@ -12,7 +12,10 @@
 #include "control.h"
 #include "links.h"
 #include "log.h"
+#include "sock.h"
 #include "state.h"
+
+#define EJECT_RETRY_MS	50
 
 struct kernel *drives_kernel;
 
@@ -196,6 +199,57 @@ int drive_eject(struct drive *d, bool force, struct derr *e)
 	g_clear_pointer(&d->failed, g_free);
 	drive_refresh(d, NULL);
 	return 0;
+}
+
+struct asked {
+	struct drive *d;
+	struct medium *m;
+	long long end;
+	void (*done)(int r, const struct derr *e, void *arg);
+	void *arg;
+	struct derr e;
+	int r;
+};
+
+static gboolean ask_again(gpointer arg)
+{
+	struct asked *a = arg;
+	struct drive *d = a->d;
+	bool late = now_ms() >= a->end;
+
+	/* Somebody else did it, or put another medium in. */
+	if (!d->present || d->medium != a->m) {
+		a->r = 0;
+	} else if (drive_refresh(d, NULL) == 0 && (!d->k.openers || late)) {
+		a->r = late && d->k.openers ? a->r : drive_eject(d, false, &a->e);
+		if (a->r == -EBUSY && !late && !d->blockers)
+			return G_SOURCE_CONTINUE;
+	} else if (!late) {
+		return G_SOURCE_CONTINUE;
+	}
+	a->done(a->r, &a->e, a->arg);
+	medium_unref(a->m);
+	g_free(a);
+	return G_SOURCE_REMOVE;
+}
+
+void drive_eject_asked(struct drive *d, void (*done)(int r, const struct derr *e, void *arg),
+		       void *arg)
+{
+	struct asked *a = g_new0(struct asked, 1);
+
+	a->d = d;
+	a->end = now_ms() + EJECT_PATIENCE_MS;
+	a->done = done;
+	a->arg = arg;
+	a->r = drive_eject(d, false, &a->e);
+	if ((a->r == -EBUSY || a->r == -EINPROGRESS) && !d->blockers && d->medium) {
+		a->m = medium_ref(d->medium);
+		g_timeout_add(EJECT_RETRY_MS, ask_again, a);
+		return;
+	}
+	done(a->r, &a->e, arg);
+	g_free(a);
 }
 
 void drive_fail(struct drive *d, const char *why)

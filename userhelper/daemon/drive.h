@@ -60,6 +60,17 @@ int drive_add(const struct kernel_drive_new *args, struct drive **out, struct de
 int drive_delete(struct drive *d, bool force, struct derr *e);
 
 int drive_eject(struct drive *d, bool force, struct derr *e);
+
+/**
+ * drive_eject_asked() - eject without force, giving its user time to let go
+ * @done: called once, now or within EJECT_PATIENCE_MS
+ *
+ * The kernel tells the user of the medium that it is wanted: an automounter
+ * unmounts, a probe of udev's ends by itself.
+ */
+#define EJECT_PATIENCE_MS	2000
+void drive_eject_asked(struct drive *d, void (*done)(int r, const struct derr *e, void *arg),
+		       void *arg);
 int drive_open_tray(struct drive *d, bool force, struct derr *e);
 int drive_close_tray(struct drive *d, struct derr *e);
 int drive_remove_medium(struct drive *d, struct derr *e);

@@ -82,22 +82,26 @@ static void parse_options(int argc, char **argv)
 
 /* Events from shares. */
 
-static void on_eject_request(const char *link, uint32_t port, const uint8_t *medium_id)
+static void share_answered(int r, const struct derr *e, void *arg)
 {
-	struct drive *d = drive_at(port);
-	struct source *s;
-	struct derr e;
+	struct source *s = arg;
 
-	if (!d || !d->medium || !source_is_offer(d->medium->source, link, medium_id))
-		return;
-	s = source_ref(d->medium->source);
-	log_info("drive %s: its share asks for the medium back", d->k.name);
-	/* Never by force: a person far away does not break a mount here. */
-	if (drive_eject(d, false, &e) < 0) {
-		log_notice("%s", e.text);
+	if (r < 0) {
+		log_notice("%s", e->text);
 		s->ops->notice(s, SOURCE_BUSY);
 	}
 	source_unref(s);
+}
+
+static void on_eject_request(const char *link, uint32_t port, const uint8_t *medium_id)
+{
+	struct drive *d = drive_at(port);
+
+	if (!d || !d->medium || !source_is_offer(d->medium->source, link, medium_id))
+		return;
+	log_info("drive %s: its share asks for the medium back", d->k.name);
+	/* Never by force: a person far away does not break a mount here. */
+	drive_eject_asked(d, share_answered, source_ref(d->medium->source));
 }
 
 /* The end. */

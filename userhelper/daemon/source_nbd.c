@@ -62,16 +62,29 @@ static const struct source_ops nbd_ops = {
 /* The export's name, or where the server is: something short for people. */
 static char *nbd_name(const char *uri)
 {
-	const char *path = strstr(uri, "://"), *end;
+	const char *host = strstr(uri, "://"), *path, *socket, *end;
 	char *name, *clean;
 
-	path = path ? strchr(path + 3, '/') : NULL;
-	if (!path || !path[1] || path[1] == '?')
-		return source_clean_name(uri);
-	path++;
-	end = path + strcspn(path, "?#");
+	host = host ? host + 3 : uri;
+	path = host + strcspn(host, "/?#");
+	socket = strstr(path, "socket=");
+	end = path;
+	if (*path == '/') {
+		path++;
+		end = path + strcspn(path, "?#");
+	}
+	if (end == path && socket) {
+		path = socket + strlen("socket=");
+		end = path + strcspn(path, "&#");
+		for (const char *p = path; p < end; p++)
+			if (*p == '/' && p + 1 < end)
+				path = p + 1;
+	} else if (end == path) {
+		path = host;
+		end = host + strcspn(host, "/?#");
+	}
 	name = g_uri_unescape_segment(path, end, NULL);
-	clean = source_clean_name(name ?: uri);
+	clean = source_clean_name(name && *name ? name : uri);
 	g_free(name);
 	return clean;
 }
