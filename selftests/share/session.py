@@ -462,7 +462,7 @@ def window():
     equal(link.get(s.BYE).code(), s.ERR_PROTOCOL, "code")
     with open(f"/proc/{share.p.pid}/status") as f:
         rss = int(next(x for x in f if x.startswith("VmRSS")).split()[1])
-    check(rss < 100 << 10 or "san" in s.BUILD, f"{rss} kB")
+    check(rss < 100 << 10 or "san" in s.BIN, f"{rss} kB")
     equal(share.stop(), 0, "exit status")
 
 

@@ -19,8 +19,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
-BUILD = os.environ.get("SPICEBD_BUILD", os.path.join(TOP, "build"))
-SHARE = os.path.join(BUILD, "bin", "spicebd-share")
+BIN = os.environ.get("SPICEBD_BIN", os.path.join(TOP, "build/bin"))
+SHARE = os.path.join(BIN, "spicebd-share")
 LIMIT = 20
 
 (HELLO, RESYNC, OFFER, WITHDRAW, OFFERS_END, OPEN, OPENED, DATA, CREDIT, CLOSE, NOTICE,
@@ -193,7 +193,7 @@ class Share:
         later(lambda: end(self.p))
         self.out = Lines(self.p.stdout)
 
-    def event(self, name, limit=LIMIT, **match):
+    def event(self, name, /, limit=LIMIT, **match):
         while True:
             e = json.loads(self.out.get(limit))
             if e["event"] == name and all(e.get(k) == v for k, v in match.items()):
