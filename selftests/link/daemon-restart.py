@@ -20,6 +20,8 @@ def main():
             t.ok(e[0] == "close", "the old daemon's stream is closed at the share")
             d = link.daemon()
             t.ok(d.recv().type == t.READY, "READY comes first")
+            m = d.recv()
+            t.ok(m.type == t.CLIENT and m.flags == 1, "then who is connected")
             said = {}
             for _ in range(10):
                 m = d.recv()

@@ -393,6 +393,12 @@ void gate_channel_event(int event, SpiceChannelEventInfo *info)
 	}
 }
 
+void gate_replay(void)
+{
+	if (client.here)
+		hooks->client(true, client.who);
+}
+
 const uint8_t *gate_secret(void)
 {
 	return client.secret;

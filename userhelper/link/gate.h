@@ -31,6 +31,7 @@ bool gate_init(SpiceServer *server, const struct gate_params *params,
 /* From the core interface of libspice-server. */
 void gate_channel_event(int event, SpiceChannelEventInfo *info);
 
+void gate_replay(void);		/* tell hooks->client again who is here */
 const uint8_t *gate_secret(void);
 void gate_end_client(const char *why);
 

@@ -30,6 +30,7 @@ static struct session_params session_params;
 
 static void daemon_came(void)
 {
+	gate_replay();
 	ports_for_each(session_replay);
 }
 
