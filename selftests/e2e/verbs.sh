@@ -13,6 +13,7 @@ done
 
 spicebdctl monitor --json >"$work/monitor" &
 pids+=($!)
+await 10 grep -q monitoring "$work/monitor"
 got=$(spicebdctl add disk --json)
 equal "add prints the drive" "$(jq -r .device <<<"$got")" /dev/spicebd2
 check "the node is there" test -b /dev/spicebd2

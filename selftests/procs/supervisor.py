@@ -159,7 +159,9 @@ def links():
             ("address=unix:/x\ntls-cert=c\n", "no absolute path"),
             ("address\n", "is not key=value"),
             ("address=\n", "has no value"),
-            ("address=unix:/x\nping-interval=1000\nping-timeout=500\n", "longer than"),
+            ("address=unix:/x\nping-interval=5\nping-timeout=2.5\n", "shorter than"),
+            ("address=unix:/x\nping-interval=inf\n", "no number of seconds"),
+            ("address=unix:/x\nping-interval=0.01\n", "out of range"),
             ("address=unix:/x\0\n", "binary"),
             ("address=unix:/x\n" + "#" * 20000, "too long")):
         conf("bad", text)

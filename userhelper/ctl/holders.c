@@ -145,7 +145,8 @@ static void find_openers(const struct devs *v, GString *out, bool *any)
 	if (!dir)
 		return;
 	while ((e = readdir(dir))) {
-		if (!isdigit((unsigned char)e->d_name[0]) || !has_open(v, e->d_name))
+		if (!isdigit((unsigned char)e->d_name[0]) || atoi(e->d_name) == getpid() ||
+		    !has_open(v, e->d_name))
 			continue;
 		*any = true;
 		if (n++ >= NAMED_MAX)

@@ -80,7 +80,7 @@ COMMON_HELP DRIVE_HELP },
 "usage: spicebdctl monitor [--count N] [--timeout S]\n"
 "\n"
 "Shows events as they come, until it is interrupted. Needs no daemon and no\n"
-"rights.\n"
+"rights. A line \"monitoring\" comes first; it is not counted.\n"
 "\n"
 "  --count N     end after N events\n"
 "  --timeout S   end after S seconds; with --count and fewer events: status 4\n"

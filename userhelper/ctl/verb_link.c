@@ -131,6 +131,10 @@ static int control_link(const char *verb, const char *name, struct fault *f)
 	snprintf(unit, sizeof(unit), "spicebd-link@%s.service", name);
 	if (daemon_run(argv, f) == 0)
 		return 0;
+	if (start) {
+		argv[1] = "stop";	/* or it would be tried for ever */
+		daemon_run(argv, f);
+	}
 	fault_set(f, EXIT_REFUSED, "%s did not %s; journalctl -u %s says why", unit, verb, unit);
 	return -EIO;
 }
@@ -165,6 +169,13 @@ static bool link_runs(const char *name)
 	}
 	fclose(f);
 	return found;
+}
+
+static bool has_conf(const char *name)
+{
+	char path[108];
+
+	return run_path(path, sizeof(path), "links.d/%s.conf", name) && access(path, F_OK) == 0;
 }
 
 static int start_link(const struct linkconf *l, struct fault *f)
@@ -293,14 +304,15 @@ int verb_unlisten(const struct verb *v, int argc, char **argv)
 	name = argc == optind ? DEFAULT_LINK : argv[optind];
 	if (!linkconf_name_ok(name))
 		return verb_usage(v, "\"%s\" is no name of a link", clean(name));
-	if (!link_runs(name)) {
-		remove_conf(name);
+	/* One that keeps dying does not run just now, but is to be ended, too. */
+	if (!link_runs(name) && !has_conf(name)) {
 		fault_set(&f, EXIT_REFUSED, "link \"%s\" does not listen", name);
 		return fault_tell(&f);
 	}
-	if (control_link("stop", name, &f) < 0)
-		return fault_tell(&f);
+	r = control_link("stop", name, &f);
 	remove_conf(name);
+	if (r < 0)
+		return fault_tell(&f);
 	tell(name, NULL, json);
 	return EXIT_DONE;
 }

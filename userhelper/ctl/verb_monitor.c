@@ -171,8 +171,16 @@ static void tell_lost(struct monitor *m)
 	show(m, o);
 }
 
+/* From here on no event is missed: whoever starts us waits for this line. */
+static void tell_ready(const struct monitor *m)
+{
+	puts(m->json ? "{\"event\":\"monitoring\"}" : "monitoring; interrupt it to end");
+	fflush(stdout);
+}
+
 static int run(struct monitor *m, struct fault *f)
 {
+	tell_ready(m);
 	while (!m->count || m->shown < m->count) {
 		struct pollfd p[2];
 		int r;

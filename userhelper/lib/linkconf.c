@@ -13,7 +13,7 @@
 
 #include "linkconf_dirs.h"
 
-enum value { V_PATH, V_ADDRESS, V_USER, V_BOOL, V_NUMBER, V_MODE };
+enum value { V_PATH, V_ADDRESS, V_USER, V_BOOL, V_NUMBER, V_SECONDS, V_MODE };
 
 struct key {
 	const char *name;
@@ -32,12 +32,12 @@ static const struct key keys[] = {
 	KEY("tls-key", V_PATH, tls_key),
 	KEY("tls-ca", V_PATH, tls_ca),
 	KEY("insecure", V_BOOL, insecure),
-	KEY("memory-max", V_NUMBER, memory_max, .min = 64, .max = 65536),
+	KEY("memory-max", V_NUMBER, memory_max, .min = 32, .max = 65536),
 	KEY("user", V_USER, user),
 	KEY("socket-mode", V_MODE, socket_mode),
-	KEY("ping-interval", V_NUMBER, ping_interval, .min = 100, .max = 60000),
-	KEY("ping-timeout", V_NUMBER, ping_timeout, .min = 200, .max = 600000),
-	KEY("hello-timeout", V_NUMBER, hello_timeout, .min = 100, .max = 600000),
+	KEY("ping-interval", V_SECONDS, ping_interval, .min = 100, .max = 3600000),
+	KEY("ping-timeout", V_SECONDS, ping_timeout, .min = 100, .max = 3600000),
+	KEY("hello-timeout", V_SECONDS, hello_timeout, .min = 100, .max = 3600000),
 };
 
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
@@ -87,6 +87,21 @@ static const char *set_number(unsigned int *to, const struct key *k, const char 
 	return NULL;
 }
 
+/* Seconds, also with a fraction, kept as milliseconds. */
+static const char *set_seconds(unsigned int *to, const struct key *k, const char *v)
+{
+	char *end;
+	double d;
+
+	d = strtod(v, &end);
+	if (!isdigit((unsigned char)*v) || *end || strspn(v, "0123456789.") != strlen(v))
+		return "is no number of seconds";
+	if (!(d * 1000 >= k->min && d * 1000 <= k->max))
+		return "is out of range";
+	*to = d * 1000;
+	return NULL;
+}
+
 static const char *set_mode(mode_t *to, const char *v)
 {
 	unsigned long n;
@@ -119,6 +134,8 @@ static const char *set_key(struct linkconf *c, const struct key *k, const char *
 		return set_string(to, sizeof(c->user), v);
 	case V_NUMBER:
 		return set_number(to, k, v);
+	case V_SECONDS:
+		return set_seconds(to, k, v);
 	case V_MODE:
 		return set_mode(to, v);
 	case V_BOOL:

@@ -90,8 +90,18 @@ static void put(FILE *f, const char *key, const char *value)
 		fprintf(f, "%s=%s\n", key, value);
 }
 
+static void put_ms(FILE *f, const char *key, unsigned int ms, unsigned int usual)
+{
+	if (ms != usual)
+		fprintf(f, "%s=%u.%03u\n", key, ms / 1000, ms % 1000);
+}
+
+/* What is as usual is left out, and so follows the defaults of later versions. */
 static void put_all(FILE *f, const struct linkconf *c)
 {
+	struct linkconf usual;
+
+	linkconf_init(&usual, c->name);
 	put(f, "address", c->address);
 	put(f, "password-file", c->password_file);
 	put(f, "tls-cert", c->tls_cert);
@@ -100,10 +110,13 @@ static void put_all(FILE *f, const struct linkconf *c)
 	put(f, "user", c->user);
 	if (c->insecure)
 		put(f, "insecure", "yes");
-	fprintf(f, "memory-max=%u\n", c->memory_max);
-	fprintf(f, "socket-mode=%04o\n", (unsigned int)c->socket_mode);
-	fprintf(f, "ping-interval=%u\nping-timeout=%u\n", c->ping_interval, c->ping_timeout);
-	fprintf(f, "hello-timeout=%u\n", c->hello_timeout);
+	if (c->memory_max != usual.memory_max)
+		fprintf(f, "memory-max=%u\n", c->memory_max);
+	if (c->socket_mode != usual.socket_mode)
+		fprintf(f, "socket-mode=%04o\n", (unsigned int)c->socket_mode);
+	put_ms(f, "ping-interval", c->ping_interval, usual.ping_interval);
+	put_ms(f, "ping-timeout", c->ping_timeout, usual.ping_timeout);
+	put_ms(f, "hello-timeout", c->hello_timeout, usual.hello_timeout);
 }
 
 /* A line feed in a value would be a key of its own when it is read again. */

@@ -83,8 +83,8 @@ int linkconf_check(const struct linkconf *c, char *err, size_t errlen)
 		snprintf(err, errlen, "%s: no address= given", c->file[0] ? c->file : c->name);
 		return -EINVAL;
 	}
-	if (c->ping_timeout <= c->ping_interval) {
-		snprintf(err, errlen, "ping-timeout must be longer than ping-interval");
+	if (c->ping_timeout < c->ping_interval) {
+		snprintf(err, errlen, "ping-timeout is shorter than ping-interval");
 		return -EINVAL;
 	}
 	r = check_tls(c, err, errlen);
