@@ -233,10 +233,54 @@ def in_use():
                    "/etc/os-release")
     equal(second.wait(), 3, second.errors())
     check("in use by another client" in second.errors(), second.errors())
-    share.p.send_signal(0)
+    equal(share.stop(), 0, "exit status")
+
+
+def certificates(d):
+    s.need("openssl")
+
+    def run(*a):
+        s.subprocess.run(["openssl", *a], check=True, capture_output=True, cwd=d)
+    for ca in ("ca", "other"):
+        run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{ca}.key", "-out",
+            f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}")
+    run("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "req.pem",
+        "-subj", "/CN=127.0.0.1")
+    with open(f"{d}/ext", "w") as f:
+        f.write("subjectAltName=IP:127.0.0.1\n")
+    run("x509", "-req", "-in", "req.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+        "-out", "cert.pem", "-days", "2", "-extfile", "ext")
+    os.chmod(f"{d}/key.pem", 0o600)
+
+
+def tls():
+    """TLS with the authority's file; without it, or with another, status 3"""
+    s.need(t.LINK)
+    d = workdir()
+    certificates(d)
+    iso = make_iso(f"{d}/disc.iso")
+    link = t.Link(f"tls-cert={d}/cert.pem\ntls-key={d}/key.pem\ntls-ca={d}/ca.pem",
+                  tcp=True, password=PASSWORD)
+    s.later(link.close)
+    daemon = link.daemon()
+    daemon.send(t.ADD_PORT, 0)
+    args = ["--password-file", os.path.join(link.dir, "password"), iso]
+    uri = f"spice://127.0.0.1?tls-port={link.port}"
+    for wrong in ([], ["--ca-file", f"{d}/other.pem"]):
+        share = Share("--uri", uri, *wrong, *args)
+        equal(share.wait(), 3, share.errors())
+        check("TLS failed" in share.errors() and "--ca-file" in share.errors(), share.errors())
+    share = Share("--uri", f"spice://127.0.0.1:{link.port}", *args)
+    equal(share.wait(), 3, share.errors())
+    check("tls-port" in share.errors(), share.errors())
+    share = Share("--uri", uri, "--ca-file", f"{d}/ca.pem", *args)
+    share.event("connected")
+    h = nbd_of(daemon, offers(daemon)["disc.iso"][0])
+    check(read_all(h) == content(iso), "content")
+    h.shutdown()
     equal(share.stop(), 0, "exit status")
 
 
 if __name__ == "__main__":
     s.run([offer_list, whole_iso, writing, many, eject, wrong_password, link_dies, new_epoch,
-           later_port, share_killed, in_use])
+           later_port, share_killed, in_use, tls])

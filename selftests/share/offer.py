@@ -275,7 +275,7 @@ def locks():
     refused(1, *u, "--read-write", f, says="shared already")
     refused(1, *u, f, says="read-write already")
     # A killed share's servers die with it, and only then the lock is free.
-    link.open(link.offer("f")).nbd()
+    n = link.open(link.offer("f")).nbd()
     pid, = share.children()
     share.p.kill()
     share.p.wait()
@@ -284,6 +284,7 @@ def locks():
           open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z",
           "the lock was free while a server lived")
     equal(again.stop(), 0, "exit status")
+    del n
 
 
 def no_nbdkit():

@@ -598,6 +598,49 @@ def exit_on_eject():
     equal(share.wait(), 0, "exit status")
 
 
+def live_line():
+    """on a terminal a line shows the traffic, and goes away"""
+    import pty
+    s.need(s.SHARE)
+    server, path = Server(), image(64)
+    link = Link(server.port())
+    master, slave = pty.openpty()
+    p = s.subprocess.Popen([s.SHARE, "--uri", server.uri, path], stdout=slave, stderr=slave,
+                           env=dict(os.environ, TERM="xterm"))
+    s.later(lambda: s.end(p))
+    os.close(slave)
+    s.later(lambda: os.close(master))
+    link.hello()
+    n = link.open(link.offer("disk.img")).nbd()
+    seen, until = b"", time.monotonic() + s.LIMIT
+    while b"iB/s" not in seen:
+        check(time.monotonic() < until, f"no live line: {seen}")
+        for at in range(0, 64 << 20, 4 << 20):
+            n.pread(4 << 20, at)
+        while select.select([master], [], [], 0)[0]:
+            seen += os.read(master, 4096)
+    check(b"MiB to the drives" in seen.replace(b"\xc2\xa0", b" "), seen)
+    p.send_signal(signal.SIGINT)
+    p.send_signal(signal.SIGINT)
+    equal(p.wait(s.LIMIT), 0, "exit status")
+
+
+def secret():
+    """after a loss a hello with another secret is passed over"""
+    share, _, link = linked(image(1))
+    link.hello(secret=b"S" * 32)
+    link.seq += 1
+    link.send(s.PING, bytes(8))
+    link.get(s.RESYNC)
+    link.hello(secret=b"F" * 32, answer=False)
+    link.get(s.RESYNC)
+    check(not any(f.type == s.HELLO for f in link.frames), "a forged hello was answered")
+    link.hello(secret=b"S" * 32)
+    link.hello(secret=b"N" * 32)
+    link.open(link.offer("disk.img")).nbd().shutdown()
+    equal(share.stop(), 0, "exit status")
+
+
 def left_behind():
     """it leaves no directory, no process and no lock behind"""
     d = workdir()
@@ -623,4 +666,4 @@ if __name__ == "__main__":
            lost_bytes, old_epoch, rules, optional, version, no_offer, fence, fence_close,
            fence_lost, busy, server_dies, folder_server_dies, changed, window, no_reader,
            silence, reconnect, no_reconnect, reopened, interrupt, interrupt_twice,
-           interrupt_refused, exit_on_eject, left_behind])
+           interrupt_refused, exit_on_eject, live_line, secret, left_behind])

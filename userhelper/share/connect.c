@@ -174,7 +174,8 @@ static char *error_text(SpiceChannel *channel, SpiceChannelEvent event)
 	switch (event) {
 	case SPICE_CHANNEL_ERROR_CONNECT:
 		return g_strdup_printf("no connection: %s", detail ? detail :
-				       "is the server running at that address?");
+				       "is a Spice server running there, and does it want "
+				       "TLS (tls-port=)?");
 	case SPICE_CHANNEL_ERROR_TLS:
 		return g_strdup_printf("TLS failed: %s; check --ca-file and the host name",
 				       last_warning ? last_warning : detail ? detail :
@@ -182,8 +183,8 @@ static char *error_text(SpiceChannel *channel, SpiceChannelEvent event)
 	case SPICE_CHANNEL_ERROR_LINK:
 		if (last_warning && strstr(last_warning, "unhandled error 7"))
 			return g_strdup("the server is in use by another client");
-		return g_strdup("what listens there is no Spice server, or one that wants TLS "
-				"(tls-port=)");
+		return g_strdup("the server ended the connection at once: it is no Spice server, "
+				"or wants TLS (tls-port=), or is in use by another client");
 	case SPICE_CHANNEL_ERROR_IO:
 		return g_strdup_printf("the connection broke: %s", detail ? detail :
 				       "the server closed it");

@@ -74,12 +74,19 @@ static char *lock_file(struct offer *o, const char *path)
 }
 static char *open_file(struct offer *o, const char *path, const struct stat *st)
 {
+	/* O_NONBLOCK: a fifo put there since the stat must not hold us. */
+	int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	struct stat now;
 	int64_t size;
 
-	/* O_NONBLOCK: a fifo put there since the stat must not hold us. */
-	o->fd = open(path, (o->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK |
-		     O_NOCTTY);
+	flags |= o->read_only ? O_RDONLY : O_RDWR;
+	/* For a block device: not while it is mounted here. */
+	if (S_ISBLK(st->st_mode) && !o->read_only)
+		flags |= O_EXCL;
+	o->fd = open(path, flags);
+	if (o->fd < 0 && errno == EBUSY)
+		return why(path, "is in use on this machine; unmount it first, or share it "
+			   "read-only");
 	if (o->fd < 0)
 		return why_errno(path, o->read_only ? "cannot be read" : "cannot be written",
 				 errno);
