@@ -4,7 +4,7 @@
 # timeout: 400
 . "$(dirname "$0")/lib.sh"
 
-children() { pgrep -c -x 'nbdkit|spicebd-nbdkit'; }
+children() { pgrep -c -x nbdkit; }
 before=$(children)
 
 refused "a path that is not there" "no such file" spicebdctl insert "$work/nothing.iso"
@@ -34,7 +34,7 @@ refused "a server that says nothing" "time|answer|respon" spicebdctl insert --ti
 nbd_server "$work/zero" memory 0
 refused "an empty NBD export" "empty|0 bytes" spicebdctl insert --disk "nbd+unix:///?socket=$work/zero"
 nbd_server "$work/tiny" memory 100
-refused "an export smaller than a block" "block|small" spicebdctl insert --disk "nbd+unix:///?socket=$work/tiny"
+refused "an export smaller than a block" "multiple|block|small" spicebdctl insert --disk "nbd+unix:///?socket=$work/tiny"
 nbd_server "$work/ronly" -r memory 8M
 refused "writing wanted, the server is read-only" "read-only" spicebdctl insert --disk --read-write "nbd+unix:///?socket=$work/ronly"
 mkdir "$work/pki"
