@@ -26,11 +26,17 @@ static int sbd_disk_ioctl(struct block_device *bdev, blk_mode_t mode,
 {
 	struct sbd_drive *d = bdev->bd_disk->private_data;
 
-	if (cmd != CDROMEJECT)
-		return -ENOTTY;
 	if (bdev_is_partition(bdev) && !capable(CAP_SYS_RAWIO))
 		return -ENOTTY;
-	return sbd_verb(d, SBD_VERB_EJECT, SBD_ARG_SELF, NULL, NULL);
+	switch (cmd) {
+	case CDROMEJECT:
+		return sbd_verb(d, SBD_VERB_EJECT, SBD_ARG_SELF, NULL, NULL);
+	case CDROM_LOCKDOOR:
+		/* eject(1) begins with an unlock, and gives up if it fails. */
+		return arg ? -EDRIVE_CANT_DO_THIS : 0;
+	default:
+		return -ENOTTY;
+	}
 }
 
 const struct block_device_operations sbd_disk_fops = {

@@ -79,7 +79,7 @@ def cdrom_cycle():
         os.close(fd)
         assert not h.ctl.drive(0)["state"] & 4, "locked after close"
         list(watch.events(0.1))
-        same(h.ctl.verb(TRAY_OPEN, 0), 0, "open tray")
+        assert wait_until(lambda: h.ctl.verb(TRAY_OPEN, 0) == 0), "open tray"
         assert watch.wait_event(5, lambda e: e["event"] == "medium_changed")
         same(h.ctl.drive(0)["state"], S_MEDIUM, "state, tray open")
         same(open_errno(0, os.O_RDONLY | os.O_NONBLOCK), 0, "nonblock")

@@ -260,7 +260,15 @@ class Netlink:
         attrs = attr(H_KEY, key)
         if queues is not None:
             attrs += u64(H_QUEUES, queues)
-        return dict(parse(self.do(QUEUE_BIND, attrs)[0][4:]))
+        # No ACK: requests may arrive as soon as the answer is there, so
+        # before one.
+        self.seq += 1
+        self.sock.send(message(self.family, QUEUE_BIND, attrs, NLM_F_REQUEST,
+                               self.seq))
+        _, flags, _, body = next(split(self.sock.recv(1 << 18)))
+        if struct.unpack_from("=H", body)[0] != QUEUE_BIND | 1 << 8:
+            raise self.error(struct.unpack_from("=i", body)[0], flags, body)
+        return dict(parse(body[4:]))
 
     def insert(self, index, size, flags=0, medium_id=b"", **kw):
         names = {"block_size": M_BLOCK_SIZE, "io_opt": M_IO_OPT,
@@ -347,12 +355,16 @@ class Queue(threading.Thread):
         self.stopping = False
         self.wake = os.eventfd(0)
 
-    def stop(self):
-        """End the thread and close the socket."""
+    def pause(self):
+        """End the thread; the socket stays open, and its caller's."""
         self.stopping = True
         os.eventfd_write(self.wake, 1)
         if self.is_alive():
             self.join()
+
+    def stop(self):
+        """End the thread and close the socket."""
+        self.pause()
         self.nl.close()
 
     def send(self, *messages):
