@@ -128,7 +128,8 @@ def password():
     for text in ("wrong\n", "Secret"):
         with open(f"{d}/pw", "w") as p:
             p.write(text)
-        refused(4, "--uri", server.uri, "--password-file", f"{d}/pw", f, says="refused the password")
+        refused(4, "--uri", server.uri, "--password-file", f"{d}/pw", f,
+                says="refused the password")
     refused(4, "--uri", server.uri, f, says="wants a password")
     with open(f"{d}/pw", "w") as p:
         p.write("secret\r\nand more\n")
@@ -195,7 +196,8 @@ def words():
     for args, says in (([], "read-only"), (["--read-write"], "read-write")):
         server = Server()
         share = Share("--uri", server.uri, *args, f, json_lines=False)
-        equal(share.out.get().replace("\u00a0", " ").split(" (")[0], f"offering 'f': disk, 1.0 MiB, {says}", "line")
+        line = share.out.get().replace("\u00a0", " ").split(" (")[0]
+        equal(line, f"offering 'f': disk, 1.0 MiB, {says}", "line")
         check(share.out.get().startswith("connected to "), "connected")
         equal(share.stop(), 0, "exit status")
         check("\033" not in "".join(share.out.seen), "no live line in a pipe")

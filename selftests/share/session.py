@@ -537,6 +537,7 @@ def reopened():
 def interrupt():
     """Ctrl-C asks for the media back, waits for them, says goodbye, ends with 0"""
     share, _, link = linked("--read-write", image(1))
+    link.gives_back = False
     o = link.offer("disk.img")
     st = link.open(o)
     link.notice(s.INSERTED, o)
@@ -557,6 +558,7 @@ def interrupt():
 def interrupt_twice():
     """Ctrl-C twice leaves at once, and leaves no server behind"""
     share, _, link = linked("--read-write", image(1))
+    link.gives_back = False
     o = link.offer("disk.img")
     link.open(o)
     pid, = nbdkits(share)
@@ -576,6 +578,7 @@ def interrupt_twice():
 def interrupt_refused():
     """Ctrl-C with a drive that does not answer: after 5 s it leaves all the same"""
     share, _, link = linked(image(1))
+    link.gives_back = False
     link.notice(s.INSERTED, link.offer("disk.img"))
     share.event("inserted")
     t = time.monotonic()

@@ -266,6 +266,7 @@ class Link:
         self.next_stream = 1
         self.closed = False
         self.pong = True
+        self.gives_back = True      # answers an eject request as an idle drive does
         self.lock = threading.RLock()
         threading.Thread(target=self._receive, daemon=True).start()
 
@@ -343,6 +344,10 @@ class Link:
             self.cond.notify_all()
         if f.type == PING and self.pong:
             self.send(PONG, f.payload)
+        if f.type == EJECT_REQUEST and self.gives_back:
+            for one in list(self.streams.values()):
+                one.close()
+            self.notice(EJECTED, {"id": f.u32()[0]})
         if st:
             st.take(f)
         return True
