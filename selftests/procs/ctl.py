@@ -95,7 +95,7 @@ def listen():
     refused(1, "first line is empty", "listen", "127.0.0.1:5938", "--password-file", empty)
     refused(1, "regular file", "listen", "127.0.0.1:5938", "--password-file", procs.run_dir)
     refused(1, "neither unix", "listen", "nonsense")
-    refused(1, "both tls-cert", "listen", "unix:" + path("s"), "--tls-cert", password)
+    refused(1, "TLS needs all of", "listen", "unix:" + path("s"), "--tls-cert", password)
     refused(1, "cannot listen", "listen", "unix:/no/such/folder/s")
     equal([n for n in os.listdir(path("links.d")) if n.endswith(".conf")], [],
           "what was refused left no configuration")

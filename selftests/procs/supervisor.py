@@ -155,7 +155,7 @@ def links():
             ("address=unix:/x\nmemory-max=1\n", "out of range"),
             ("address=unix:/x\nsocket-mode=999\n", "no octal mode"),
             ("address=unix:/x\ninsecure=maybe\n", "neither yes nor no"),
-            ("address=unix:/x\ntls-cert=/c\n", "both tls-cert and tls-key"),
+            ("address=unix:/x\ntls-cert=/c\n", "TLS needs all of"),
             ("address=unix:/x\ntls-cert=c\n", "no absolute path"),
             ("address\n", "is not key=value"),
             ("address=\n", "has no value"),

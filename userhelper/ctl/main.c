@@ -96,8 +96,8 @@ COMMON_HELP DRIVE_HELP },
 "ADDRESS is HOST:PORT, [IPV6]:PORT, or unix:/PATH\n"
 "\n"
 "  --password-file F  its first line is the password; required for HOST:PORT\n"
-"  --tls-cert F       PEM certificate and key; required beyond loopback\n"
-"  --tls-key F\n"
+"  --tls-cert F       PEM certificate, its key, and the authority that signed it;\n"
+"  --tls-key F        all three are required beyond loopback\n"
 "  --tls-ca F\n"
 "  --insecure         beyond loopback without TLS: everything in the clear\n"
 COMMON_HELP },

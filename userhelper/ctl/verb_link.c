@@ -14,6 +14,7 @@
 
 #include "linkconf.h"
 #include "log.h"
+#include "password.h"
 #include "sock.h"
 
 #define LINK_MS		20000
@@ -43,25 +44,13 @@ static int take_file(const char *what, const char *path, char *out, struct fault
 
 static int check_password(const char *path, struct fault *f)
 {
-	char line[256] = "";
-	FILE *file = fopen(path, "re");
+	char password[PASSWORD_MAX + 1], err[sizeof(f->text)];
+	int r = password_read(path, password, err, sizeof(err));
 
-	if (file) {
-		if (!fgets(line, sizeof(line), file))
-			line[0] = '\0';
-		fclose(file);
-	}
-	line[strcspn(line, "\r\n")] = '\0';
-	if (!line[0]) {
-		fault_set(f, EXIT_REFUSED, "password file %s: its first line is empty", path);
-		return -EINVAL;
-	}
-	if (strlen(line) > 59) {	/* SPICE_MAX_PASSWORD_LENGTH and its end */
-		fault_set(f, EXIT_REFUSED,
-			  "password file %s: a Spice password has at most 59 bytes", path);
-		return -EINVAL;
-	}
-	return 0;
+	explicit_bzero(password, sizeof(password));
+	if (r < 0)
+		fault_set(f, EXIT_REFUSED, "%s", err);
+	return r;
 }
 
 static int listen_option(int c, const char *text, struct linkconf *l, struct fault *f)

@@ -80,7 +80,7 @@ static const char *set_number(unsigned int *to, const struct key *k, const char 
 	errno = 0;
 	n = strtoul(v, &end, 10);
 	if (!isdigit((unsigned char)*v) || *end || errno)
-		return "is no number";
+		return "is no number: write digits only";
 	if (n < k->min || n > k->max)
 		return "is out of range";
 	*to = n;
@@ -95,7 +95,7 @@ static const char *set_seconds(unsigned int *to, const struct key *k, const char
 
 	d = strtod(v, &end);
 	if (!isdigit((unsigned char)*v) || *end || strspn(v, "0123456789.") != strlen(v))
-		return "is no number of seconds";
+		return "is no number of seconds: write e.g. 5 or 2.5";
 	if (!(d * 1000 >= k->min && d * 1000 <= k->max))
 		return "is out of range";
 	*to = d * 1000;
@@ -109,7 +109,7 @@ static const char *set_mode(mode_t *to, const char *v)
 
 	n = strtoul(v, &end, 8);
 	if (!isdigit((unsigned char)*v) || *end || n > 0777)
-		return "is no octal mode";
+		return "is no octal mode: write e.g. 0660";
 	*to = n;
 	return NULL;
 }
@@ -117,7 +117,7 @@ static const char *set_mode(mode_t *to, const char *v)
 static const char *set_path(char *to, const char *v)
 {
 	if (*v && *v != '/')
-		return "is no absolute path";
+		return "is no absolute path: begin it with /";
 	return set_string(to, LINKCONF_PATH_MAX + 1, v);
 }
 
@@ -140,7 +140,7 @@ static const char *set_key(struct linkconf *c, const struct key *k, const char *
 		return set_mode(to, v);
 	case V_BOOL:
 		if (strcmp(v, "yes") && strcmp(v, "no"))
-			return "is neither yes nor no";
+			return "is neither yes nor no: write one of them";
 		*(bool *)to = *v == 'y';
 		return NULL;
 	}
@@ -170,7 +170,7 @@ static const char *parse_line(char *line, struct linkconf *c, unsigned int *seen
 		return NULL;
 	eq = strchr(s, '=');
 	if (!eq)
-		return "is not key=value";
+		return "is not key=value: write it so, or # before a comment";
 	*eq = '\0';
 	k = trim(s);
 	*name = k;
@@ -178,11 +178,11 @@ static const char *parse_line(char *line, struct linkconf *c, unsigned int *seen
 		if (strcmp(k, keys[i].name))
 			continue;
 		if (*seen & (1u << i))
-			return "is given twice";
+			return "is given twice: remove one of them";
 		*seen |= 1u << i;
 		return set_key(c, &keys[i], trim(eq + 1));
 	}
-	return "is no known key";
+	return "is no known key: remove it or correct its name";
 }
 
 int linkconf_parse(char *text, struct linkconf *out, char *err, size_t errlen)

@@ -78,10 +78,20 @@ int linkconf_list(char names[LINKCONF_LINKS_MAX][LINKCONF_NAME_MAX + 1]);
  * linkconf_listen() - bind the address
  *
  * Holds the rules: a TCP address needs a password file; one beyond loopback
- * needs TLS, unless insecure=yes.
+ * needs TLS, unless insecure=yes. Of a host name's addresses the first that
+ * can be bound is taken.
  * Return: listening stream socket (close-on-exec, non-blocking) or -errno
  */
 int linkconf_listen(const struct linkconf *c, char *err, size_t errlen);
+
+/**
+ * linkconf_check_socket() - whether the same rules allow to listen on @fd
+ *
+ * By the socket's own address, which need not be the configured one when
+ * somebody else bound and passed it.
+ * Return: 0 or -errno
+ */
+int linkconf_check_socket(const struct linkconf *c, int fd, char *err, size_t errlen);
 
 /**
  * linkconf_is_unix() - path of a unix address, or NULL

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,28 +50,54 @@ static bool split_tcp(const char *address, char *host, size_t size, char port[6]
 	return atoi(port) >= 1 && atoi(port) <= 65535;
 }
 
-static int check_unix(const char *path, char *err, size_t errlen)
+/* One line, with the file if the values are from one. Return: -@code. */
+static int __attribute__((format(printf, 5, 6)))
+refuse(const struct linkconf *c, int code, char *err, size_t errlen, const char *fmt, ...)
+{
+	va_list ap;
+	int n = 0;
+
+	if (c->file[0])
+		n = snprintf(err, errlen, "%s: ", c->file);
+	if (n >= 0 && n < errlen) {
+		va_start(ap, fmt);
+		vsnprintf(err + n, errlen - n, fmt, ap);
+		va_end(ap);
+	}
+	return -code;
+}
+
+static int check_unix(const struct linkconf *c, const char *path, char *err, size_t errlen)
 {
 	struct sockaddr_un a;
 
-	if (*path != '/') {
-		snprintf(err, errlen, "address: \"unix:%.64s\" is no absolute path", path);
-		return -EINVAL;
-	}
-	if (strlen(path) >= sizeof(a.sun_path)) {
-		snprintf(err, errlen, "address: the path of a unix socket has at most %zu bytes",
-			 sizeof(a.sun_path) - 1);
-		return -EINVAL;
-	}
+	if (*path != '/')
+		return refuse(c, EINVAL, err, errlen,
+			      "address: \"unix:%.64s\" is no absolute path: begin it with /", path);
+	if (strlen(path) >= sizeof(a.sun_path))
+		return refuse(c, EINVAL, err, errlen,
+			      "address: the path of a unix socket has at most %zu bytes: shorten it",
+			      sizeof(a.sun_path) - 1);
+	if (c->tls_cert[0])
+		return refuse(c, EINVAL, err, errlen,
+			      "TLS is for TCP addresses only: remove tls-cert, tls-key and tls-ca");
 	return 0;
 }
 
+static int check_tcp(const struct linkconf *c, char *err, size_t errlen)
+{
+	if (c->password_file[0])
+		return 0;
+	return refuse(c, EINVAL, err, errlen,
+		      "a TCP address needs a password file, else any web page could connect: give password-file");
+}
+
+/* libspice-server does not take a certificate without its authority. */
 static int check_tls(const struct linkconf *c, char *err, size_t errlen)
 {
-	if (!!c->tls_cert[0] == !!c->tls_key[0] && (c->tls_cert[0] || !c->tls_ca[0]))
+	if (!!c->tls_cert[0] == !!c->tls_key[0] && !!c->tls_cert[0] == !!c->tls_ca[0])
 		return 0;
-	snprintf(err, errlen, "TLS needs both tls-cert and tls-key");
-	return -EINVAL;
+	return refuse(c, EINVAL, err, errlen, "TLS needs all of tls-cert, tls-key and tls-ca");
 }
 
 int linkconf_check(const struct linkconf *c, char *err, size_t errlen)
@@ -79,31 +106,22 @@ int linkconf_check(const struct linkconf *c, char *err, size_t errlen)
 	char host[LINKCONF_ADDRESS_MAX + 1], port[6];
 	int r;
 
-	if (!c->address[0]) {
-		snprintf(err, errlen, "%s: no address= given", c->file[0] ? c->file : c->name);
-		return -EINVAL;
-	}
-	if (c->ping_timeout < c->ping_interval) {
-		snprintf(err, errlen, "ping-timeout is shorter than ping-interval");
-		return -EINVAL;
-	}
+	if (!c->address[0])
+		return refuse(c, EINVAL, err, errlen,
+			      "no address= given: write address=unix:/PATH or address=HOST:PORT");
+	if (c->ping_timeout < c->ping_interval)
+		return refuse(c, EINVAL, err, errlen,
+			      "ping-timeout is shorter than ping-interval: make it longer");
 	r = check_tls(c, err, errlen);
 	if (r < 0)
 		return r;
 	if (path)
-		return check_unix(path, err, errlen);
-	if (!split_tcp(c->address, host, sizeof(host), port)) {
-		snprintf(err, errlen,
-			 "address \"%.100s\" is neither unix:/PATH nor HOST:PORT nor [IPV6]:PORT",
-			 c->address);
-		return -EINVAL;
-	}
-	if (!c->password_file[0]) {
-		snprintf(err, errlen,
-			 "a TCP address needs a password file: else any web page could connect");
-		return -EINVAL;
-	}
-	return 0;
+		return check_unix(c, path, err, errlen);
+	if (!split_tcp(c->address, host, sizeof(host), port))
+		return refuse(c, EINVAL, err, errlen,
+			      "address \"%.100s\" is neither unix:/PATH nor HOST:PORT nor [IPV6]:PORT",
+			      c->address);
+	return check_tcp(c, err, errlen);
 }
 
 static bool is_loopback(const struct sockaddr *sa)
@@ -123,6 +141,16 @@ static bool is_loopback(const struct sockaddr *sa)
 	return IN6_IS_ADDR_LOOPBACK(v6);
 }
 
+static int check_exposure(const struct linkconf *c, const struct sockaddr *sa, char *err,
+			  size_t errlen)
+{
+	if (is_loopback(sa) || c->tls_cert[0] || c->insecure)
+		return 0;
+	return refuse(c, EPERM, err, errlen,
+		      "%s: beyond loopback TLS is needed: give tls-cert, tls-key and tls-ca, or insecure",
+		      c->address);
+}
+
 static int bind_tcp(const struct addrinfo *ai)
 {
 	int fd, one = 1, r;
@@ -131,12 +159,30 @@ static int bind_tcp(const struct addrinfo *ai)
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, 16) < 0) {
+	if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, 64) < 0) {
 		r = -errno;
 		close(fd);
 		return r;
 	}
 	return fd;
+}
+
+/* The first that can be had; one that is not allowed is never bound. */
+static int bind_one_of(const struct linkconf *c, const struct addrinfo *ai, char *err,
+		       size_t errlen)
+{
+	int r = -EADDRNOTAVAIL;
+
+	for (; ai; ai = ai->ai_next) {
+		if (check_exposure(c, ai->ai_addr, err, errlen) < 0)
+			return -EPERM;
+		r = bind_tcp(ai);
+		if (r >= 0)
+			return r;
+	}
+	return refuse(c, -r, err, errlen,
+		      "cannot listen on %s: %s: choose a free port and an address of this machine",
+		      c->address, strerror(-r));
 }
 
 static int listen_tcp(const struct linkconf *c, char *err, size_t errlen)
@@ -151,20 +197,11 @@ static int listen_tcp(const struct linkconf *c, char *err, size_t errlen)
 	if (!split_tcp(c->address, host, sizeof(host), port))
 		return -EINVAL;
 	r = getaddrinfo(host, port, &hints, &ai);
-	if (r) {
-		snprintf(err, errlen, "address %s: %s", c->address, gai_strerror(r));
-		return -EADDRNOTAVAIL;
-	}
-	if (!is_loopback(ai->ai_addr) && !c->tls_cert[0] && !c->insecure) {
-		snprintf(err, errlen,
-			 "%s is beyond loopback: needs tls-cert and tls-key, or insecure",
-			 c->address);
-		r = -EPERM;
-	} else {
-		r = bind_tcp(ai);
-		if (r < 0)
-			snprintf(err, errlen, "cannot listen on %s: %s", c->address, strerror(-r));
-	}
+	if (r)
+		return refuse(c, EADDRNOTAVAIL, err, errlen,
+			      "address %s: %s: name an address of this machine", c->address,
+			      gai_strerror(r));
+	r = bind_one_of(c, ai, err, errlen);
 	freeaddrinfo(ai);
 	return r;
 }
@@ -174,7 +211,6 @@ int linkconf_listen(const struct linkconf *c, char *err, size_t errlen)
 	const char *path = linkconf_is_unix(c);
 	int r;
 
-	snprintf(err, errlen, "cannot listen on %s", c->address);
 	r = linkconf_check(c, err, errlen);
 	if (r < 0)
 		return r;
@@ -182,7 +218,25 @@ int linkconf_listen(const struct linkconf *c, char *err, size_t errlen)
 		return listen_tcp(c, err, errlen);
 	r = sock_listen(path, SOCK_STREAM | SOCK_NONBLOCK, c->socket_mode);
 	if (r < 0)
-		snprintf(err, errlen, "cannot listen on %s: %s", path,
-			 r == -EEXIST ? "a file that is no socket is there" : strerror(-r));
+		refuse(c, -r, err, errlen,
+		       "cannot listen on %s: %s: remove what is there or choose another path",
+		       path, r == -EEXIST ? "a file that is no socket is there" : strerror(-r));
 	return r;
+}
+
+int linkconf_check_socket(const struct linkconf *c, int fd, char *err, size_t errlen)
+{
+	struct sockaddr_storage ss = { 0 };
+	socklen_t len = sizeof(ss), optlen = sizeof(int);
+	const struct sockaddr *sa = (const void *)&ss;
+	int listening = 0, r;
+
+	if (getsockname(fd, (void *)&ss, &len) < 0 ||
+	    getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &optlen) < 0 || !listening)
+		return refuse(c, ENOTSOCK, err, errlen,
+			      "the socket that was passed does not listen: check who starts this");
+	if (sa->sa_family == AF_UNIX)
+		return check_unix(c, "/", err, errlen);
+	r = check_tcp(c, err, errlen);
+	return r < 0 ? r : check_exposure(c, sa, err, errlen);
 }

@@ -137,26 +137,12 @@ static void read_boot_id(uint8_t *id)
 
 static void set_session_params(void)
 {
-	session_params.ping_interval = conf.ping_interval;
-	session_params.ping_timeout = conf.ping_timeout;
-	session_params.hello_timeout = conf.hello_timeout;
-	session_params.credit_budget = ((size_t)conf.memory_max << 20) / 2;
+	session_params.ping_interval = conf.file.ping_interval;
+	session_params.ping_timeout = conf.file.ping_timeout;
+	session_params.hello_timeout = conf.file.hello_timeout;
+	session_params.credit_budget = ((size_t)conf.file.memory_max << 20) / 2;
 	read_boot_id(session_params.boot_id);
 	random_bytes(session_params.instance, FRAME_UUID_LEN);
-}
-
-static int spice_socket(void)
-{
-	int fd = listen_fd_named("spice");
-
-	if (fd < 0)
-		fd = conf_bind(&conf);
-	if (fd < 0)
-		return -1;
-	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0 ||
-	    !conf_check_exposure(&conf, fd))
-		return -1;
-	return fd;
 }
 
 static int control_socket(const char *name)
@@ -214,6 +200,7 @@ static int run(const char *name, bool sandbox)
 	struct gate_params gate = { 0 };
 	uid_t owner = geteuid();
 	SpiceServer *server;
+	const char *user;
 	int control;
 
 	if (!conf_load(&conf, name))
@@ -223,7 +210,7 @@ static int run(const char *name, bool sandbox)
 		return 1;
 	}
 	set_session_params();
-	gate.listener = spice_socket();
+	gate.listener = conf_listener(&conf);
 	if (gate.listener < 0)
 		return 1;
 	control = control_socket(name);
@@ -233,17 +220,19 @@ static int run(const char *name, bool sandbox)
 	if (!server)
 		return 1;
 	explicit_bzero(conf.password, sizeof(conf.password));
-	gate.tls = conf.tls_cert;
-	gate.hello_timeout = conf.hello_timeout;
+	gate.tls = conf.file.tls_cert[0];
+	gate.hello_timeout = conf.file.hello_timeout;
 	ports_init(server, &session_params, &port_hooks);
 	if (!gate_init(server, &gate, &gate_hooks) ||
-	    !daemon_init(control, owner, conf.address, &daemon_hooks)) {
+	    !daemon_init(control, owner, conf.file.address, &daemon_hooks)) {
 		log_err("out of memory");
 		return 1;
 	}
-	if (sandbox && !sandbox_drop(conf.user, conf.memory_max))
+	user = conf.file.user[0] ? conf.file.user : NULL;
+	if (sandbox && !sandbox_drop(user, conf.file.memory_max))
 		return 1;
-	log_notice("link %s: listening on %s%s", name, conf.address, gate.tls ? " with TLS" : "");
+	log_notice("link %s: listening on %s%s", name, conf.file.address,
+		   gate.tls ? " with TLS" : "");
 	sd_notify(1, "READY=1");
 	if (sandbox && !sandbox_seal())
 		return 1;
@@ -296,7 +285,7 @@ int main(int argc, char **argv)
 		}
 	}
 	log_init("spicebd-link", debug);
-	if (argc - optind != 1 || !conf_name_ok(argv[optind])) {
+	if (argc - optind != 1 || !linkconf_name_ok(argv[optind])) {
 		usage(stderr);
 		return 2;
 	}

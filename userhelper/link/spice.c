@@ -80,7 +80,7 @@ static SpiceCoreInterface core = {
  * listener, so it gets one that nobody can reach, in a directory that is gone
  * before anything else runs.
  */
-static int init_with_tls(SpiceServer *s, const struct conf *c)
+static int init_with_tls(SpiceServer *s, const struct linkconf *c)
 {
 	char dir[] = "/tmp/spicebd-link.XXXXXX", path[sizeof(dir) + 8];
 	int r;
@@ -110,10 +110,10 @@ static bool readable(const char *what, const char *path)
 	return false;
 }
 
-static bool tls_files_ok(const struct conf *c)
+static bool tls_files_ok(const struct linkconf *c)
 {
-	return !c->tls_cert || (readable("tls-cert", c->tls_cert) &&
-				readable("tls-key", c->tls_key) && readable("tls-ca", c->tls_ca));
+	return readable("tls-cert", c->tls_cert) && readable("tls-key", c->tls_key) &&
+	       readable("tls-ca", c->tls_ca);
 }
 
 /*
@@ -135,10 +135,11 @@ static bool seed_glib(void)
 
 SpiceServer *spice_start(const struct conf *c)
 {
+	bool tls = c->file.tls_cert[0];
 	SpiceServer *s;
 	int r;
 
-	if (!seed_glib() || !tls_files_ok(c))
+	if (!seed_glib() || (tls && !tls_files_ok(&c->file)))
 		return NULL;
 	s = spice_server_new();
 	if (!s)
@@ -149,10 +150,10 @@ SpiceServer *spice_start(const struct conf *c)
 		r = spice_server_set_noauth(s);
 	spice_server_set_name(s, "spicebd");
 	if (r == 0)
-		r = c->tls_cert ? init_with_tls(s, c) : spice_server_init(s, &core);
+		r = tls ? init_with_tls(s, &c->file) : spice_server_init(s, &core);
 	if (r < 0) {
 		log_err("cannot start the Spice server%s",
-			c->tls_cert ? ": check that tls-cert=, tls-key= and tls-ca= are PEM files that belong together" : "");
+			tls ? ": check that tls-cert=, tls-key= and tls-ca= are PEM files that belong together" : "");
 		return NULL;
 	}
 	spice_server_vm_start(s);

@@ -14,13 +14,13 @@
 #include "frame.h"
 #include "help.h"
 #include "log.h"
+#include "password.h"
 #include "share.h"
 #include "ui.h"
 
 #define EJECT_WAIT_MS	5000
 #define STOP_WAIT_MS	2000
 #define TRAFFIC_MS	1000
-#define PASSWORD_MAX	60	/* Spice's limit */
 
 enum { EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NO_CONNECTION, EXIT_AUTH };
 
@@ -211,27 +211,6 @@ static gboolean on_traffic(gpointer data)
 
 /* ---- start */
 
-/* The first line, without its end. Wiped by nobody: the session keeps a copy. */
-static char *read_password(const char *file)
-{
-	g_autoptr(GError) err = NULL;
-	char line[PASSWORD_MAX + 3];
-	FILE *f = fopen(file, "re");
-
-	if (!f) {
-		log_err("%s: cannot be read: %s (--password-file)", file, strerror(errno));
-		return NULL;
-	}
-	if (!fgets(line, sizeof(line), f))
-		line[0] = '\0';
-	fclose(f);
-	line[strcspn(line, "\r\n")] = '\0';
-	if (*line && strlen(line) <= PASSWORD_MAX)
-		return g_strdup(line);
-	log_err("%s: its first line must be the password, 1 to %d bytes", file, PASSWORD_MAX);
-	return NULL;
-}
-
 static bool offer_all(struct program *g)
 {
 	for (int i = 0; i < g->opt.n_paths; i++) {
@@ -252,23 +231,36 @@ static bool offer_all(struct program *g)
 	return true;
 }
 
-/* Returns the exit status of what went wrong, or -1. */
-static int start(struct program *g)
+static bool connect_new(struct program *g, int *status)
 {
-	g_autofree char *error = NULL, *password = NULL;
+	char password[PASSWORD_MAX + 1], text[512];
+	g_autofree char *error = NULL;
 
 	if (g->opt.password_file) {
-		password = read_password(g->opt.password_file);
-		if (!password)
-			return EXIT_FAILED;
+		*status = EXIT_FAILED;
+		if (password_read(g->opt.password_file, password, text, sizeof(text)) < 0) {
+			log_err("--password-file: %s", text);
+			return false;
+		}
 		g->opt.connect.password = password;
 	}
 	g->conn = connection_new(&g->opt.connect, on_connect, g, &error);
 	g->opt.connect.password = NULL;
-	if (!g->conn) {
-		log_err("%s", error);
-		return EXIT_USAGE;
-	}
+	explicit_bzero(password, sizeof(password));	/* the session has a copy */
+	if (g->conn)
+		return true;
+	log_err("%s", error);
+	*status = EXIT_USAGE;
+	return false;
+}
+
+/* Returns the exit status of what went wrong, or -1. */
+static int start(struct program *g)
+{
+	int status;
+
+	if (!connect_new(g, &status))
+		return status;
 	g->share = spicebd_share_new(connection_session(g->conn), on_share, g);
 	/* One more, so that the last file's READY does not connect from within. */
 	g->preparing = g->opt.n_paths + 1;
