@@ -632,7 +632,7 @@ static void meet_fate(struct sbd_drive *d, struct sbd_io *io,
 		end_io(d, io->rq, io->op, BLK_STS_IOERR);
 }
 
-static void refused(struct sbd_sock *s, const char *why)
+static void refuse(struct sbd_sock *s, const char *why)
 {
 	sbd_stats_add(s->drive, SPICEBD_A_STATS_REFUSED, 1);
 	pr_warn_ratelimited("%s: refused a reply: %s\n",
@@ -675,7 +675,7 @@ int sbd_queue_data(struct sbd_sock *s, u64 cookie, u32 offset,
 	spin_unlock(&s->lock);
 
 	if (ret)
-		refused(s, *why);
+		refuse(s, *why);
 	else if (!ours)
 		meet_fate(s->drive, io, fate);
 	return ret;
@@ -737,7 +737,7 @@ int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 	spin_unlock(&s->lock);
 
 	if (ret) {
-		refused(s, *why);
+		refuse(s, *why);
 		return ret;
 	}
 	if (rq)

@@ -60,7 +60,6 @@ u32 sbd_wire_cost(u32 op, u32 length)
 	       (rest ? message_cost(rest) : 0);
 }
 
-
 /* Copies the next @len bytes from @skip bytes into the request. */
 static void copy_out(struct request *rq, u32 skip, u8 *to, u32 len)
 {
