@@ -179,10 +179,10 @@ void sbd_drive_released(struct sbd_drive *d)
 	last = !--d->openers;
 	if (last)
 		d->gate &= ~SBD_GATE_STALE;
-	last = last && !(d->gate & SBD_GATE_GONE);
-	spin_unlock(&d->lock);
-	if (last && sbd_medium_due(d))
+	/* Under the lock: a delete cancels the work after it closed the gate. */
+	if (last && !(d->gate & SBD_GATE_GONE) && sbd_medium_due(d))
 		queue_work(sbd_slow_wq, &d->medium_work);
+	spin_unlock(&d->lock);
 }
 
 /**
@@ -219,10 +219,16 @@ static void free_drive(struct sbd_drive *d)
 /**
  * sbd_free_disk - the last reference has gone
  * @disk: the gendisk
+ *
+ * Only now the tags go: a reply's handler that has just ended the last request
+ * may still run the queues.
  */
 void sbd_free_disk(struct gendisk *disk)
 {
-	free_drive(disk->private_data);
+	struct sbd_drive *d = disk->private_data;
+
+	blk_mq_free_tag_set(&d->tag_set);
+	free_drive(d);
 }
 
 /* Context: worker. What takes open_mutex, or may wait for its holder. */
@@ -242,7 +248,6 @@ static void delete_work(struct work_struct *work)
 	del_gendisk(d->disk);
 	if (d->personality == SPICEBD_PERSONALITY_CDROM)
 		sbd_cdrom_unregister(d);
-	blk_mq_free_tag_set(&d->tag_set);
 
 	spin_lock(&sbd_table_lock);
 	__clear_bit(d->index, sbd_taken);

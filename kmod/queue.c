@@ -6,8 +6,10 @@
  * sbd_io_state in drive.h.
  *
  * Credit. A request is given to a socket only if the socket's receive buffer
- * surely holds its messages beside those of all requests that are out. What
- * finds no credit goes back to the block layer with BLK_STS_RESOURCE. The queue
+ * surely holds its messages beside those of all requests that are out. (One
+ * alone may always go: where memory is so short that its pieces are small, it
+ * may take more than was reckoned with when the socket was bound; what does not
+ * fit then waits in the backlog.) What finds no credit goes back to the block layer with BLK_STS_RESOURCE. The queue
  * is marked in sock->waiting under the same lock, and whoever gives credit back
  * runs the marked queues: that is for speed. It is no promise, since the run
  * may come before the block layer has put the request back on its list; what
@@ -155,6 +157,14 @@ static int hold_io(struct sbd_drive *d, struct sbd_io *io)
 	return ret;
 }
 
+/* sock->lock held */
+static bool credit_for(const struct sbd_sock *s, u32 cost)
+{
+	return !s->nr_out ||
+	       (s->nr_out < s->max_out && s->bytes < s->max_bytes &&
+		cost <= s->max_bytes - s->bytes);
+}
+
 /* IDLE -> OUT. Return: as hold_io(), or -ENOBUFS without credit. */
 static int file_out(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		    struct sbd_io *io)
@@ -167,8 +177,7 @@ static int file_out(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		ret = -EAGAIN;
 	} else if (!may_pass(d, pdu)) {
 		ret = -EIO;
-	} else if (s->nr_out >= s->max_out ||
-		   io->cost > s->max_bytes - s->bytes) {
+	} else if (!credit_for(s, io->cost)) {
 		__set_bit(queue, &s->waiting);
 		ret = -ENOBUFS;
 	} else {
@@ -194,8 +203,7 @@ static bool has_credit(struct sbd_sock *s, u32 queue, u32 cost)
 	bool ret;
 
 	spin_lock(&s->lock);
-	ret = s->dead || (s->nr_out < s->max_out &&
-			  cost <= s->max_bytes - s->bytes);
+	ret = s->dead || credit_for(s, cost);
 	if (!ret)
 		__set_bit(queue, &s->waiting);
 	spin_unlock(&s->lock);

@@ -17,9 +17,9 @@ FIO = ("fio --name=v --filename=/dev/spicebd0 --rw=randrw "
        "--minimal --ioengine=libaio --iodepth=8 ")
 
 
-def exercise(options, *params, queues=1):
+def exercise(options, *params, queues=1, rcvbuf=32 << 20):
     with module("drives=disk", *params):
-        h = Helper(0, 16 << 20, queues=queues)
+        h = Helper(0, 16 << 20, queues=queues, rcvbuf=rcvbuf)
         h.insert()
         sh(FIO + options)
         same([e for q in h.queues for e in q.errors], [], "helper's errors")
@@ -43,6 +43,10 @@ def several_queues_and_sockets():
 
 def more_queues_than_sockets():
     exercise("--direct=1", "queues=2", queues=1)
+
+
+def credit_for_one_large_request():
+    exercise("--direct=1", queues=1, rcvbuf=1300000)
 
 
 def depth_one():
@@ -142,6 +146,7 @@ def errors_of_the_helper_arrive():
 
 
 run(direct_random_writes_of_odd_sizes, buffered, several_queues_and_sockets,
-    more_queues_than_sockets, depth_one, requests_of_4_kib, requests_of_4_mib,
+    more_queues_than_sockets, credit_for_one_large_request, depth_one,
+    requests_of_4_kib, requests_of_4_mib,
     data_lands_where_it_belongs, flush_discard_and_zeroes,
     a_medium_without_them_has_none, errors_of_the_helper_arrive)
