@@ -294,10 +294,18 @@ class Stream:
     def __init__(self, share, port, sid, credit, sock):
         self.share, self.port, self.id, self.credit, self.sock = share, port, sid, credit, sock
         self.cond = threading.Condition()
-        self.closed = self.closed_by_server = False
+        self.closed = False
+        self.sending = threading.Lock()     # guards ended, and what is sent
+        self.ended = False                  # our CLOSE was sent: nothing follows it
         self.inbox = queue.Queue()
         threading.Thread(target=self.to_server, daemon=True).start()
         threading.Thread(target=self.from_server, daemon=True).start()
+
+    def send(self, type_, payload):
+        with self.sending:
+            if not self.ended:
+                self.ended = type_ == CLOSE
+                self.share.send(self.port, type_, payload, self.id)
 
     def to_server(self):
         while (data := self.inbox.get()) is not None:
@@ -305,7 +313,7 @@ class Stream:
                 self.sock.sendall(data)
             except OSError:
                 return
-            self.share.send(self.port, CREDIT, struct.pack("<I", len(data)), self.id)
+            self.send(CREDIT, struct.pack("<I", len(data)))
 
     def from_server(self):
         while True:
@@ -317,13 +325,11 @@ class Stream:
             except OSError:
                 data = b""
             if not data:
-                if not self.closed:
-                    self.closed_by_server = True
-                    self.share.send(self.port, CLOSE, struct.pack("<I", 0), self.id)
+                self.send(CLOSE, struct.pack("<I", 0))
                 return
             with self.cond:
                 self.credit -= len(data)
-            self.share.send(self.port, DATA, data, self.id)
+            self.send(DATA, data)
 
     def add_credit(self, n):
         with self.cond:
@@ -513,8 +519,7 @@ class Share:
         elif type_ == CLOSE:
             st = port.streams.pop(stream, None)
             if st:
-                if not st.closed_by_server:
-                    self.send(cid, CLOSE, struct.pack("<I", 0), stream)
+                st.send(CLOSE, struct.pack("<I", 0))
                 st.close()
             self.events.put(("close", cid, (stream, payload)))
         elif type_ == F_NOTICE:
