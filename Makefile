@@ -59,6 +59,8 @@ uninstall:
 
 modules_install:
 	$(MAKE) -C $(KDIR) M=$(O)/kmod-host INSTALL_MOD_PATH=$(DESTDIR) modules_install
+	@# Debian's headers have no System.map, without which the above skips it.
+	$(if $(DESTDIR),,depmod -a $$($(MAKE) -s -C $(KDIR) kernelrelease))
 
 .PHONY: clean
 clean:

@@ -4,7 +4,7 @@
  * argument, against the rules told in another way than kmod/tray.c tells them;
  * and the sequences that people know from real drives.
  *
- * gcc -fsanitize=address,undefined -Ikmod -Iuapi selftests/unit/tray_test.c kmod/tray.c
+ * BUILD: gcc -g -Wall -Wextra -fsanitize=address,undefined -Ikmod -Iuapi selftests/unit/tray_test.c kmod/tray.c
  */
 #include <stdio.h>
 #include <stdlib.h>
