@@ -278,7 +278,13 @@ static gboolean on_listener(gint fd, GIOCondition cond, gpointer arg)
 	if (peer < 0)
 		return G_SOURCE_CONTINUE;
 	if (g_list_length(sessions) >= PEERS_MAX) {
-		log_warn("too many connections to the control sockets");
+		static long long told;
+
+		if (!told || now_ms() - told > 10000) {
+			log_warn("more than %d connections to the control sockets: refused",
+				 PEERS_MAX);
+			told = now_ms();
+		}
 		close(peer);
 		return G_SOURCE_CONTINUE;
 	}

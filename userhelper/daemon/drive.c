@@ -357,7 +357,8 @@ static void compare(struct drive *d)
 {
 	struct medium *m = d->medium;
 
-	if (!m || m->state != MEDIUM_IN || drive_refresh(d, NULL) < 0)
+	/* When we end we close the sockets ourselves. */
+	if (!m || m->state != MEDIUM_IN || blockers_stopped() || drive_refresh(d, NULL) < 0)
 		return;
 	if (!drive_has_medium(d)) {
 		log_info("drive %s: the medium was removed", d->k.name);
