@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,24 @@ static int fat_argv(const struct server *s, char **argv, char *label, size_t siz
 	return 0;
 }
 
+/* A file without a name; not every file system (an overlay) can make one so. */
+static int nameless_file(void)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	fd = open(tmp_dir(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
+		return fd < 0 ? -errno : fd;
+	if (snprintf(path, sizeof(path), "%s/spicebd-XXXXXX", tmp_dir()) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
+	fd = mkostemp(path, O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	unlink(path);
+	return fd;
+}
+
 int image_start(struct server *s, struct nbdkit_answer *a)
 {
 	char *argv[24], label[32];
@@ -108,9 +127,9 @@ int image_start(struct server *s, struct nbdkit_answer *a)
 	    fat_argv(s, argv, label, sizeof(label), a);
 	if (r < 0)
 		return r;
-	fd = open(tmp_dir(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	fd = nameless_file();
 	if (fd < 0) {
-		r = -errno;
+		r = fd;
 		answer_error(a, -r, "cannot make an image in %s: %s", tmp_dir(), strerror(-r));
 		return r;
 	}
