@@ -224,10 +224,22 @@ bool sbd_medium_due(const struct sbd_drive *d)
 		!READ_ONCE(d->ready));
 }
 
-/* One uevent, and what belongs to it. Context: the work item. */
+/*
+ * One uevent, and what belongs to it. Context: the work item.
+ *
+ * disk_force_media_change() sends its uevent with the old DISKSEQ, and only
+ * then counts on. udev finds that another medium is there than the one it was
+ * told of, and does not look at it. So ours is sent, when the number is true.
+ */
 static void announce(struct sbd_drive *d)
 {
+	char *envp[] = { "DISK_MEDIA_CHANGE=1", NULL };
+	struct device *dev = disk_to_dev(d->disk);
+
+	dev_set_uevent_suppress(dev, true);
 	disk_force_media_change(d->disk);
+	dev_set_uevent_suppress(dev, false);
+	kobject_uevent_env(&dev->kobj, KOBJ_CHANGE, envp);
 	atomic_set(&d->media_event, 1);
 	sbd_stats_add(d, SPICEBD_A_STATS_MEDIUM_CHANGES, 1);
 	/* Older kernels want to scan again now; that was done before. */
