@@ -15,6 +15,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "disc.h"
+
 static const char * const schemes[] = { "spice:", "nbd://", "nbds://", "nbd+unix://" };
 
 static bool is_uri(const char *text)
@@ -22,21 +24,6 @@ static bool is_uri(const char *text)
 	for (size_t i = 0; i < G_N_ELEMENTS(schemes); i++)
 		if (!strncmp(text, schemes[i], strlen(schemes[i])))
 			return true;
-	return false;
-}
-
-/* ISO 9660 and UDF begin their volume descriptors at 32 KiB. */
-static bool is_disc_image(int fd)
-{
-	char id[6];
-
-	for (off_t at = 32768; at < 32768 + 8 * 2048; at += 2048) {
-		if (pread(fd, id, sizeof(id), at) != sizeof(id))
-			return false;
-		if (!memcmp(id + 1, "CD001", 5) || !memcmp(id + 1, "NSR0", 4) ||
-		    !memcmp(id + 1, "BEA01", 5))
-			return true;
-	}
 	return false;
 }
 
@@ -90,7 +77,7 @@ static int open_file(int path_fd, const struct stat *st, bool cdrom, const char 
 		return fd;
 	}
 	if (!strcmp(mode, "read-only") ||
-	    (!strcmp(mode, "auto") && (cdrom || !(st->st_mode & 0222) || is_disc_image(fd))))
+	    (!strcmp(mode, "auto") && (cdrom || !(st->st_mode & 0222) || disc_on_fd(fd))))
 		return fd;
 	w = open_write(path_fd, st);
 	if (w < 0 && !strcmp(mode, "auto") && give_way(w))

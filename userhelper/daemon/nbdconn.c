@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "disc.h"
+
 #define PROBE_BLOCK	4096
 #define PROBE_BLOCKS	16
-#define VOLUME_START	32768		/* of ISO 9660 and UDF descriptors */
-#define VOLUME_LEN	(32 * 2048)
 #define DEFAULT_PAYLOAD	(32u << 20)	/* what NBD lets a client assume */
 
 /* libnbd's words begin with the name of its function, which tells a user nothing. */
@@ -236,16 +236,14 @@ int nbdconn_kind(struct nbd_handle *h, uint64_t size, enum medium_kind *kind,
 	int r;
 
 	*kind = KIND_DISK;
-	if (size < VOLUME_START + 2048)
+	if (size < DISC_START + DISC_SECTOR)
 		return 0;
-	len = MIN(VOLUME_LEN, (size - VOLUME_START) & ~2047ull);
+	len = MIN(DISC_LEN, size - DISC_START);
+	len -= len % DISC_SECTOR;
 	buf = g_malloc(len);
-	r = read_at(h, buf, len, VOLUME_START, t, e);
-	for (size_t i = 0; !r && i < len; i += 2048) {
-		/* Byte 0 is a type; the name follows it. */
-		if (!memcmp(buf + i + 1, "CD001", 5) || !memcmp(buf + i + 1, "NSR0", 4))
-			*kind = KIND_CDROM;
-	}
+	r = read_at(h, buf, len, DISC_START, t, e);
+	if (!r && disc_in_memory(buf, len))
+		*kind = KIND_CDROM;
 	g_free(buf);
 	return r;
 }

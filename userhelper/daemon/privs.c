@@ -13,9 +13,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "caps.h"
 #include "log.h"
 #include "ring.h"
 #include "sock.h"
@@ -23,25 +23,6 @@
 #define OPENER_TIMEOUT_MS	1000
 
 static int opener = -1;
-
-static int set_caps(uint64_t caps)
-{
-	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct d[2] = {
-		{ .effective = (uint32_t)caps, .permitted = (uint32_t)caps },
-		{ .effective = caps >> 32, .permitted = caps >> 32 },
-	};
-
-	return syscall(SYS_capset, &h, d) < 0 ? -errno : 0;
-}
-
-/* So that no program executed by uid 0 gets them back. */
-static void drop_bounding_set(void)
-{
-	for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
-		(void)prctl(PR_CAPBSET_DROP, cap);
-	(void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-}
 
 /* Sends a reply of one int, 0 or an errno value, with the socket. */
 static void opener_loop(int sock)
@@ -77,8 +58,8 @@ static void __attribute__((noreturn)) opener_main(int sock)
 	close_range(3, sock - 1, 0);
 	close_range(sock + 1, ~0U, 0);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	drop_bounding_set();
-	if (set_caps(1ULL << CAP_NET_ADMIN) < 0)
+	caps_drop_bounding();
+	if (caps_set(1ULL << CAP_NET_ADMIN) < 0)
 		log_warn("no CAP_NET_ADMIN: queue sockets are small, or cannot be bound");
 	opener_loop(sock);
 	_exit(0);
@@ -144,8 +125,8 @@ int privs_drop(struct derr *e)
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return derr_set(e, errno, "no new privileges: %s", strerror(errno));
-	drop_bounding_set();
-	r = set_caps(0);
+	caps_drop_bounding();
+	r = caps_set(0);
 	if (r < 0)
 		return derr_set(e, -r, "cannot give up capabilities: %s", strerror(-r));
 	return 0;

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hex.h"
 #include "log.h"
 #include "nbdkitproto.h"
 #include "sock.h"
@@ -74,8 +75,7 @@ static int start_server(struct source_file *f, struct task *t, struct derr *e)
 	if (f->fd_read_only || f->s.read_only || f->folder)
 		job.flags |= NBDKIT_JOB_READ_ONLY;
 	random_bytes(raw, sizeof(raw));
-	for (size_t i = 0; i < sizeof(raw); i++)
-		snprintf(f->id + 2 * i, 3, "%02x", raw[i]);
+	hex_encode(raw, sizeof(raw), f->id);
 	memcpy(job.id, f->id, sizeof(job.id));
 	if (f->folder)
 		g_strlcpy(job.label, f->s.name, sizeof(job.label));
@@ -214,38 +214,15 @@ static void file_out(struct source *s, bool unanswered)
 	f->started = false;
 }
 
-static char *to_hex(const uint8_t *p, size_t n)
-{
-	GString *s = g_string_new(NULL);
-
-	while (n--)
-		g_string_append_printf(s, "%02x", *p++);
-	return g_string_free(s, FALSE);
-}
-
-static bool from_hex(const char *s, uint8_t *p, size_t n)
-{
-	if (strlen(s) != 2 * n)
-		return false;
-	for (; n--; s += 2) {
-		int hi = g_ascii_xdigit_value(s[0]), lo = g_ascii_xdigit_value(s[1]);
-
-		if (hi < 0 || lo < 0)
-			return false;
-		*p++ = hi << 4 | lo;
-	}
-	return true;
-}
-
 static void file_save(struct source *s, JsonObject *o)
 {
 	struct source_file *f = file_of(s);
-	char *hex = to_hex(f->incarnation, sizeof(f->incarnation));
+	char hex[2 * sizeof(f->incarnation) + 1];
 
+	hex_encode(f->incarnation, sizeof(f->incarnation), hex);
 	json_object_set_string_member(o, "nbdkit-id", f->id);
 	json_object_set_string_member(o, "incarnation", hex);
 	json_object_set_boolean_member(o, "folder", f->folder);
-	g_free(hex);
 }
 
 static int file_load(struct source *s, JsonObject *o)
@@ -255,8 +232,8 @@ static int file_load(struct source *s, JsonObject *o)
 	const char *inc = json_object_get_string_member_with_default(o, "incarnation", "");
 	uint8_t raw[NBDKIT_ID_LEN / 2];
 
-	if (!from_hex(id, raw, sizeof(raw)) ||
-	    !from_hex(inc, f->incarnation, sizeof(f->incarnation)))
+	if (!hex_decode(id, raw, sizeof(raw)) ||
+	    !hex_decode(inc, f->incarnation, sizeof(f->incarnation)))
 		return -EINVAL;
 	g_strlcpy(f->id, id, sizeof(f->id));
 	f->folder = json_object_get_boolean_member_with_default(o, "folder", TRUE);
@@ -349,7 +326,7 @@ void source_file_reap(bool (*keep)(const char *id))
 		    strcmp(d->d_name + NBDKIT_ID_LEN, ".ctl"))
 			continue;
 		g_strlcpy(id, d->d_name, sizeof(id));
-		if (from_hex(id, raw, sizeof(raw)) && !keep(id)) {
+		if (hex_decode(id, raw, sizeof(raw)) && !keep(id)) {
 			log_notice("ending a file server that no medium uses");
 			stop_by_id(id);
 		}

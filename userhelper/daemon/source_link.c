@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "hex.h"
 #include "links.h"
 #include "sock.h"
 
@@ -336,25 +337,14 @@ static void set_hex(JsonObject *o, const char *name, const uint8_t *p)
 {
 	char hex[2 * FRAME_UUID_LEN + 1];
 
-	for (int i = 0; i < FRAME_UUID_LEN; i++)
-		snprintf(hex + 2 * i, 3, "%02x", p[i]);
+	hex_encode(p, FRAME_UUID_LEN, hex);
 	json_object_set_string_member(o, name, hex);
 }
 
 static bool get_hex(JsonObject *o, const char *name, uint8_t *p)
 {
-	const char *s = json_object_get_string_member_with_default(o, name, "");
-
-	if (strlen(s) != 2 * FRAME_UUID_LEN)
-		return false;
-	for (int i = 0; i < FRAME_UUID_LEN; i++) {
-		int hi = g_ascii_xdigit_value(s[2 * i]), lo = g_ascii_xdigit_value(s[2 * i + 1]);
-
-		if (hi < 0 || lo < 0)
-			return false;
-		p[i] = hi << 4 | lo;
-	}
-	return true;
+	return hex_decode(json_object_get_string_member_with_default(o, name, ""), p,
+			  FRAME_UUID_LEN);
 }
 
 static void spice_save(struct source *s, JsonObject *o)

@@ -13,6 +13,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "bootid.h"
 #include "conf.h"
 #include "daemon.h"
 #include "gate.h"
@@ -112,36 +113,13 @@ static const struct gate_hooks gate_hooks = {
 
 /* ---- start ---- */
 
-static void read_boot_id(uint8_t *id)
-{
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	char text[37] = "";
-	unsigned int n = 0, v;
-	const char *p;
-
-	if (fd < 0 || read(fd, text, 36) != 36)
-		text[0] = '\0';
-	if (fd >= 0)
-		close(fd);
-	for (p = text; n < FRAME_UUID_LEN && *p;) {
-		if (*p == '-') {
-			p++;
-			continue;
-		}
-		if (sscanf(p, "%2x", &v) != 1)
-			break;
-		id[n++] = v;
-		p += 2;
-	}
-}
-
 static void set_session_params(void)
 {
 	session_params.ping_interval = conf.file.ping_interval;
 	session_params.ping_timeout = conf.file.ping_timeout;
 	session_params.hello_timeout = conf.file.hello_timeout;
 	session_params.credit_budget = ((size_t)conf.file.memory_max << 20) / 2;
-	read_boot_id(session_params.boot_id);
+	boot_id_read(session_params.boot_id);
 	random_bytes(session_params.instance, FRAME_UUID_LEN);
 }
 

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <grp.h>
-#include <linux/capability.h>
 #include <linux/sockios.h>
 #include <pwd.h>
 #include <seccomp.h>
@@ -19,9 +18,9 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "caps.h"
 #include "log.h"
 
 #define FILES_MAX	2048
@@ -70,28 +69,6 @@ static bool become(const char *user)
 		return false;
 	}
 	return true;
-}
-
-/* As long as we are root; an unprivileged start has none to drop. */
-static void drop_bounding_set(void)
-{
-	int cap;
-
-	for (cap = 0; cap <= CAP_LAST_CAP; cap++)
-		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
-}
-
-/* Also those that a unit's AmbientCapabilities or a user namespace left. */
-static bool drop_capabilities(void)
-{
-	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct none[2] = { 0 };
-
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	if (syscall(SYS_capset, &h, none) == 0)
-		return true;
-	log_err("cannot drop capabilities: %s", strerror(errno));
-	return false;
 }
 
 /* What the loop, libspice-server, OpenSSL and malloc use once all is open. */
@@ -177,12 +154,19 @@ bool sandbox_seal(void)
 
 bool sandbox_drop(const char *user, unsigned int memory_max)
 {
+	int r;
+
 	umask(077);
 	if (!set_limits(memory_max))
 		return false;
-	drop_bounding_set();
-	if (!become(user) || !drop_capabilities())
+	caps_drop_bounding();
+	if (!become(user))
 		return false;
+	r = caps_set(0);
+	if (r < 0) {
+		log_err("cannot drop capabilities: %s", strerror(-r));
+		return false;
+	}
 	/* After the change of user, which sets it back. */
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
 		log_err("cannot give up privileges: %s", strerror(errno));

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bootid.h"
 #include "core.h"
 #include "log.h"
 #include "sock.h"
@@ -57,23 +58,6 @@ static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpo
 	}
 }
 
-static void read_boot_id(uint8_t id[FRAME_UUID_LEN])
-{
-	g_autofree char *text = NULL;
-	int n = 0;
-
-	/* Without it every start looks like a new boot: the safe side. */
-	random_bytes(id, FRAME_UUID_LEN);
-	if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, NULL, NULL))
-		return;
-	for (const char *c = text; c[0] && c[1] && n < FRAME_UUID_LEN; c++) {
-		if (!g_ascii_isxdigit(*c))
-			continue;
-		id[n++] = g_ascii_xdigit_value(c[0]) << 4 | g_ascii_xdigit_value(c[1]);
-		c++;
-	}
-}
-
 struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn fn,
 					void *user)
 {
@@ -87,7 +71,7 @@ struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn 
 	share->offers = g_ptr_array_new_with_free_func((GDestroyNotify)offer_free);
 	share->nbdkit = g_find_program_in_path("nbdkit");
 	random_bytes(share->instance, sizeof(share->instance));
-	read_boot_id(share->boot_id);
+	boot_id_read(share->boot_id);
 	share->on_new = g_signal_connect(session, "channel-new",
 					 G_CALLBACK(on_channel_new), share);
 	share->on_destroy = g_signal_connect(session, "channel-destroy",

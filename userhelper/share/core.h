@@ -87,9 +87,8 @@ void offer_new_incarnation(struct offer *o);
 bool offer_unchanged(struct offer *o);
 unsigned int offer_streams(struct offer *o, int drive);
 
-/* ---- sniff.c, name.c */
+/* ---- name.c */
 
-uint16_t sniff_kind(int fd, uint64_t size);
 char *name_make(struct spicebd_share *share, const char *path);
 bool name_taken(struct spicebd_share *share, const char *name);
 void name_label(const char *name, char *label, size_t size);

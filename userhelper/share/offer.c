@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core.h"
+#include "disc.h"
 #include "sock.h"
 
 #define LOCK_WAIT_MS	1000
@@ -106,7 +107,6 @@ static char *open_file(struct offer *o, const char *path, const struct stat *st)
 /* The kind decides whether writing is possible, so it is looked for first. */
 static char *find_kind(struct offer *o, const char *path, enum spicebd_share_kind as)
 {
-	struct stat st;
 	int fd;
 
 	if (as != SPICEBD_SHARE_AUTO) {
@@ -114,14 +114,9 @@ static char *find_kind(struct offer *o, const char *path, enum spicebd_share_kin
 		return NULL;
 	}
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (fd < 0 || fstat(fd, &st) < 0) {
-		int err = errno;
-
-		if (fd >= 0)
-			close(fd);
-		return why_errno(path, "cannot be read", err);
-	}
-	o->kind = sniff_kind(fd, MAX(file_size(fd, &st), 0));
+	if (fd < 0)
+		return why_errno(path, "cannot be read", errno);
+	o->kind = disc_on_fd(fd) ? FRAME_KIND_CDROM : FRAME_KIND_DISK;
 	close(fd);
 	return NULL;
 }
