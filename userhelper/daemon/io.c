@@ -12,6 +12,7 @@
 #include <glib.h>
 
 #include "log.h"
+#include "slotlist.h"
 #include "sock.h"
 #include "work.h"
 
@@ -23,11 +24,6 @@
 
 /* ring_slot.flags_io: counted in io->sent_writes */
 #define SLOT_SENT	(1u << 0)
-
-struct slot_list {
-	struct ring_slot *first, *last;
-	unsigned int n;
-};
 
 enum order {
 	ORDER_CONNECT = 1 << 0,
@@ -81,34 +77,6 @@ struct io {
 	/* acknowledged writes, and how many of them a flush has covered */
 	uint64_t acked, flushed;
 };
-
-/* Lists. */
-
-static void list_add(struct slot_list *l, struct ring_slot *s)
-{
-	s->next = NULL;
-	s->prev = l->last;
-	if (l->last)
-		l->last->next = s;
-	else
-		l->first = s;
-	l->last = s;
-	l->n++;
-}
-
-static void list_del(struct slot_list *l, struct ring_slot *s)
-{
-	if (s->prev)
-		s->prev->next = s->next;
-	else
-		l->first = s->next;
-	if (s->next)
-		s->next->prev = s->prev;
-	else
-		l->last = s->prev;
-	s->next = s->prev = NULL;
-	l->n--;
-}
 
 static bool changes_store(uint32_t op)
 {
@@ -231,7 +199,7 @@ static int on_done(void *arg, int *error)
 		s->part_error = io_error(*error);
 	if (--s->parts)
 		return 1;
-	list_del(&q->out, s);
+	slot_list_del(&q->out, s);
 	account(q, s, false);
 	answer(q, s, s->part_error);
 	return 1;
@@ -274,7 +242,7 @@ static void submit(struct ioq *q, struct ring_slot *s)
 	s->parts = parts;
 	s->part_error = 0;
 	s->mark = __atomic_load_n(&q->io->acked, __ATOMIC_SEQ_CST);
-	list_add(&q->out, s);
+	slot_list_add(&q->out, s);
 	account(q, s, true);
 	if (q->out.n == 1)
 		q->heard = now_ms();
@@ -295,7 +263,7 @@ static void submit(struct ioq *q, struct ring_slot *s)
 		log_debug("request refused by libnbd: %s", nbd_get_error());
 		s->part_error = EIO;
 		if (!--s->parts) {
-			list_del(&q->out, s);
+			slot_list_del(&q->out, s);
 			account(q, s, false);
 			answer(q, s, s->part_error);
 			return;
@@ -348,7 +316,7 @@ static void submit_pending(struct ioq *q)
 
 		if (!room_for(q, s))
 			return;
-		list_del(&q->pending, s);
+		slot_list_del(&q->pending, s);
 		if (!answer_here(q, s))
 			submit(q, s);
 	}
@@ -359,7 +327,7 @@ static void on_request(struct ring_slot *s, void *arg)
 	struct ioq *q = arg;
 
 	g_atomic_int_inc(&q->io->unanswered);
-	list_add(&q->pending, s);
+	slot_list_add(&q->pending, s);
 	q->relaxed = false;
 }
 

@@ -14,6 +14,8 @@
 #include <linux/genetlink.h>
 #include <linux/netlink.h>
 
+#include "slotlist.h"
+
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED	24
 #endif
@@ -39,10 +41,6 @@ struct tx {
 	size_t bytes;
 };
 
-struct slot_list {
-	struct ring_slot *first, *last;
-};
-
 struct ring {
 	int fd;
 	uint16_t family;
@@ -65,31 +63,6 @@ struct ring {
 	uint64_t orphan[TX_MSGS];
 	unsigned int nr_orphans;
 };
-
-static void list_add(struct slot_list *l, struct ring_slot *s)
-{
-	s->next = NULL;
-	s->prev = l->last;
-	if (l->last)
-		l->last->next = s;
-	else
-		l->first = s;
-	l->last = s;
-}
-
-static void list_del(struct slot_list *l, struct ring_slot *s)
-{
-	if (s->prev)
-		s->prev->next = s->next;
-	else
-		l->first = s->next;
-	if (s->next)
-		s->next->prev = s->prev;
-	else
-		l->last = s->prev;
-	s->next = NULL;
-	s->prev = NULL;
-}
 
 static void slot_free(struct ring *r, struct ring_slot *s)
 {
@@ -337,7 +310,7 @@ static void on_request(struct ring *r, const struct attr *tb, ring_request_fn fn
 		give(s, fn, arg);
 	} else {
 		s->state = RING_RECEIVING;
-		list_add(&r->receiving, s);
+		slot_list_add(&r->receiving, s);
 	}
 	return;
 bad:
@@ -365,10 +338,10 @@ static void on_data(struct ring *r, const struct attr *tb, ring_request_fn fn, v
 	}
 	if (!take_piece(s, offset, &tb[SPICEBD_A_IO_DATA])) {
 		r->stats.malformed++;
-		list_del(&r->receiving, s);
+		slot_list_del(&r->receiving, s);
 		ring_complete(r, s, EIO);
 	} else if (s->have == s->length) {
-		list_del(&r->receiving, s);
+		slot_list_del(&r->receiving, s);
 		give(s, fn, arg);
 	}
 }
@@ -451,7 +424,7 @@ void ring_complete(struct ring *r, struct ring_slot *s, uint32_t error)
 {
 	s->state = RING_ANSWERING;
 	s->error = error;
-	list_add(&r->answering, s);
+	slot_list_add(&r->answering, s);
 }
 
 /* One message: header and attributes in a place of its own, payload by reference. */
@@ -575,7 +548,7 @@ int ring_flush(struct ring *r)
 		while (r->answering.first != m.slot) {
 			struct ring_slot *s = r->answering.first;
 
-			list_del(&r->answering, s);
+			slot_list_del(&r->answering, s);
 			slot_free(r, s);
 			r->stats.answers++;
 		}
