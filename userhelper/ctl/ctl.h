@@ -41,6 +41,11 @@ struct verb {
 extern const struct verb verbs[];
 
 /* verb.c: what the verbs' command lines have in common */
+/*
+ * --help, --json and, unless @force is NULL, --force.
+ * Return: -1 to go on, else the exit status.
+ */
+int verb_options(const struct verb *v, int argc, char **argv, bool *json, bool *force);
 int verb_usage(const struct verb *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool parse_seconds(const char *text, int *out);
 bool parse_u32(const char *text, uint32_t max, uint32_t *out);

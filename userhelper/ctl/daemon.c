@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "program.h"
 #include "sock.h"
 
 #define GREETING_MS	15000	/* one that socket activation is starting */
@@ -44,31 +45,6 @@ bool daemon_by_systemd(void)
 {
 	return !strcmp(run_dir(), "/run/spicebd") && access("/run/systemd/system", F_OK) == 0 &&
 	       unit_installed();
-}
-
-/* Beside us, in ../sbin, or by PATH. */
-static void find_program(const char *name, char *path, size_t size)
-{
-	const char *dir = secure_getenv("SPICEBD_BIN_DIR");
-	char self[PATH_MAX];
-	ssize_t n;
-
-	if (dir && *dir) {
-		snprintf(path, size, "%s/%s", dir, name);
-		return;
-	}
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	if (n > 0) {
-		self[n] = '\0';
-		*strrchr(self, '/') = '\0';
-		snprintf(path, size, "%s/%s", self, name);
-		if (access(path, X_OK) == 0)
-			return;
-		snprintf(path, size, "%s/../sbin/%s", self, name);
-		if (access(path, X_OK) == 0)
-			return;
-	}
-	snprintf(path, size, "%s", name);
 }
 
 /* The last line that a program wrote to @fd, until its end or the limit. */
@@ -166,7 +142,7 @@ static int start_daemon(struct fault *f)
 
 	if (daemon_by_systemd())
 		return daemon_run(systemd, f);
-	find_program("spicebd-supervisor", path, sizeof(path));
+	program_path("spicebd-supervisor", path, sizeof(path));
 	return daemon_run(own, f);
 }
 

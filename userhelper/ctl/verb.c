@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,32 @@ int verb_usage(const struct verb *v, const char *fmt, ...)
 	va_end(ap);
 	log_err("%s: %s; see spicebdctl %s --help", v->name, text, v->name);
 	return EXIT_USAGE;
+}
+
+int verb_options(const struct verb *v, int argc, char **argv, bool *json, bool *force)
+{
+	static const struct option plain[] = { OPT_HELP, OPT_JSON, OPT_END };
+	static const struct option forcible[] = {
+		OPT_HELP, OPT_JSON, { "force", no_argument, NULL, 'f' }, OPT_END
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", force ? forcible : plain, NULL)) != -1) {
+		switch (c) {
+		case 'h':
+			fputs(v->help, stdout);
+			return EXIT_DONE;
+		case 'j':
+			*json = true;
+			break;
+		case 'f':
+			*force = true;
+			break;
+		default:
+			return EXIT_USAGE;
+		}
+	}
+	return -1;
 }
 
 bool parse_u32(const char *text, uint32_t max, uint32_t *out)

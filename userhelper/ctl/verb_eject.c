@@ -141,29 +141,13 @@ static void tell(const struct kernel_drive *d, bool json)
 
 int verb_eject(const struct verb *v, int argc, char **argv)
 {
-	static const struct option opts[] = {
-		OPT_HELP, OPT_JSON, { "force", no_argument, NULL, 'f' }, OPT_END
-	};
 	bool force = false, json = false;
 	struct kernel_drive d = { 0 };
 	struct fault f = { 0 };
-	int c;
+	int r = verb_options(v, argc, argv, &json, &force);
 
-	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		case 'j':
-			json = true;
-			break;
-		case 'f':
-			force = true;
-			break;
-		default:
-			return EXIT_USAGE;
-		}
-	}
+	if (r >= 0)
+		return r;
 	if (argc - optind > 1)
 		return verb_usage(v, "one drive at a time");
 	if (pick(argv[optind], &d, &f) < 0 || eject(&d, force, &f) < 0)

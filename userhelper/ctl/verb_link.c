@@ -260,31 +260,12 @@ int verb_listen(const struct verb *v, int argc, char **argv)
 	return EXIT_DONE;
 }
 
-/* Return: -1 to go on. */
-static int parse_plain(const struct verb *v, int argc, char **argv, bool *json)
-{
-	static const struct option opts[] = { OPT_HELP, OPT_JSON, OPT_END };
-	int c;
-
-	*json = false;
-	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		if (c == 'h') {
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		}
-		if (c == '?')
-			return EXIT_USAGE;
-		*json = true;
-	}
-	return -1;
-}
-
 int verb_unlisten(const struct verb *v, int argc, char **argv)
 {
 	struct fault f = { 0 };
 	const char *name;
-	bool json;
-	int r = parse_plain(v, argc, argv, &json);
+	bool json = false;
+	int r = verb_options(v, argc, argv, &json, NULL);
 
 	if (r >= 0)
 		return r;
@@ -334,8 +315,8 @@ int verb_media(const struct verb *v, int argc, char **argv)
 	struct fault f = { 0 };
 	struct qmp *q;
 	JsonArray *a;
-	bool json;
-	int r = parse_plain(v, argc, argv, &json);
+	bool json = false;
+	int r = verb_options(v, argc, argv, &json, NULL);
 
 	if (r >= 0)
 		return r;

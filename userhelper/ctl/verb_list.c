@@ -98,34 +98,12 @@ static void print_row(JsonObject *o)
 	       !m ? "-" : json_bool(m, "read-only") ? "ro" : "rw", m ? clean(medium_name(o)) : "-");
 }
 
-/* --help and --json only. Return: -1 to go on. */
-static int parse(const struct verb *v, int argc, char **argv, bool *json)
-{
-	static const struct option opts[] = { OPT_HELP, OPT_JSON, OPT_END };
-	int c;
-
-	*json = false;
-	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		case 'j':
-			*json = true;
-			break;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	return -1;
-}
-
 int verb_list(const struct verb *v, int argc, char **argv)
 {
 	g_autoptr(JsonArray) a = NULL;
 	struct fault f = { 0 };
-	bool json;
-	int r = parse(v, argc, argv, &json);
+	bool json = false;
+	int r = verb_options(v, argc, argv, &json, NULL);
 
 	if (r >= 0)
 		return r;
@@ -256,8 +234,8 @@ int verb_status(const struct verb *v, int argc, char **argv)
 	struct kernel_drive d = { 0 };
 	struct fault f = { 0 };
 	JsonObject *o;
-	bool json;
-	int r = parse(v, argc, argv, &json);
+	bool json = false;
+	int r = verb_options(v, argc, argv, &json, NULL);
 
 	if (r >= 0)
 		return r;

@@ -9,20 +9,9 @@
 
 static int parse(const struct verb *v, int argc, char **argv, bool *json)
 {
-	static const struct option opts[] = { OPT_HELP, OPT_JSON, OPT_END };
-	int c;
+	int r = verb_options(v, argc, argv, json, NULL);
 
-	*json = false;
-	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		if (c == 'h') {
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		}
-		if (c == '?')
-			return EXIT_USAGE;
-		*json = true;
-	}
-	return argc == optind ? -1 : verb_usage(v, "it takes no arguments");
+	return r < 0 && argc != optind ? verb_usage(v, "it takes no arguments") : r;
 }
 
 static void tell(bool json, bool running)
@@ -41,7 +30,7 @@ int verb_start(const struct verb *v, int argc, char **argv)
 {
 	struct fault f = { 0 };
 	struct qmp *q;
-	bool json;
+	bool json = false;
 	int r = parse(v, argc, argv, &json);
 
 	if (r >= 0)
@@ -61,7 +50,7 @@ int verb_stop(const struct verb *v, int argc, char **argv)
 		"spicebd-link@*.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@*.service", NULL,
 	};
 	struct fault f = { 0 };
-	bool json;
+	bool json = false;
 	int r = parse(v, argc, argv, &json);
 
 	if (r >= 0)

@@ -15,34 +15,7 @@
 #include <unistd.h>
 
 #include "log.h"
-
-/*
- * SPICEBD_BIN_DIR, else beside our own executable, else by PATH. The name in
- * /proc rather than argv[0], which the caller chooses.
- */
-static void run(const char *program, const char *arg)
-{
-	const char *dir = secure_getenv("SPICEBD_BIN_DIR");
-	char path[PATH_MAX + 64], self[PATH_MAX];
-	char *argv[] = { (char *)program, (char *)arg, NULL };
-	ssize_t n;
-
-	if (dir && *dir) {
-		snprintf(path, sizeof(path), "%.*s/%s", PATH_MAX, dir, program);
-		execv(path, argv);
-		return;
-	}
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	if (n > 0) {
-		self[n] = '\0';
-		*strrchr(self, '/') = '\0';
-		snprintf(path, sizeof(path), "%s/%s", self, program);
-		execv(path, argv);
-		if (errno != ENOENT)
-			return;
-	}
-	execvp(program, argv);
-}
+#include "program.h"
 
 /* From descriptors at any number to 3, 4, …, all else being close-on-exec. */
 static void pass(const int *fds, int n_fds, const char *fdnames)
@@ -83,7 +56,9 @@ static pid_t fork_until_exec(void)
 pid_t spawn(const char *program, const char *arg, const int *fds, int n_fds,
 	    const char *fdnames, bool dies_with_us)
 {
+	char *argv[] = { (char *)program, (char *)arg, NULL };
 	pid_t parent = getpid(), pid;
+	char path[PATH_MAX + 64];
 	sigset_t none;
 
 	pid = fork_until_exec();
@@ -106,7 +81,8 @@ pid_t spawn(const char *program, const char *arg, const int *fds, int n_fds,
 	pass(fds, n_fds, fdnames);
 	if (debug)
 		setenv("SPICEBD_DEBUG", "1", 1);
-	run(program, arg);
+	program_path(program, path, sizeof(path));
+	execvp(path, argv);
 	log_err("cannot run %s: %s", program, strerror(errno));
 	_exit(127);
 }
