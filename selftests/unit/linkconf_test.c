@@ -2,7 +2,7 @@
 /*
  * links.d/NAME.conf: parsing, rules, saving, listening; and password files.
  *
- * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/linkconf_test.c userhelper/lib/linkconf.c userhelper/lib/linkconf_dirs.c userhelper/lib/linkconf_listen.c userhelper/lib/password.c userhelper/lib/sock.c
+ * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/linkconf_test.c userhelper/lib/linkconf.c userhelper/lib/linkconf_dirs.c userhelper/lib/linkconf_listen.c userhelper/lib/file.c userhelper/lib/password.c userhelper/lib/sock.c
  */
 #include <arpa/inet.h>
 #include <errno.h>

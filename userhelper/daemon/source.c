@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "fdset.h"
+#include "linkconf.h"
 
 static const char *const type_names[] = {
 	[SOURCE_SPICE] = "spice",
@@ -54,32 +55,21 @@ char *source_clean_name(const char *name)
 	return g_string_free(out, FALSE);
 }
 
-static bool link_name_ok(const char *s, size_t len)
-{
-	if (!len || len > 31 || s[0] == '-' || s[0] == '_')
-		return false;
-	for (size_t i = 0; i < len; i++)
-		if (!islower(s[i]) && !isdigit(s[i]) && s[i] != '-' && s[i] != '_')
-			return false;
-	return true;
-}
-
 /* spice:[LINK/][NAME]: a medium's name holds no '/', so the first one divides. */
 static struct source *parse_spice(const char *rest, struct derr *e)
 {
 	const char *slash = strchr(rest, '/');
-	struct source *s;
+	struct source *s = NULL;
 	char *link;
 
 	if (!slash)
 		return source_spice_new(NULL, *rest ? rest : NULL);
-	if (slash != rest && !link_name_ok(rest, slash - rest)) {
+	link = g_strndup(rest, slash - rest);
+	if (*link && !linkconf_name_ok(link))
 		derr_set(e, EINVAL, "source 'spice:%s': a link's name has small letters, digits, "
 			 "'-' and '_' only", rest);
-		return NULL;
-	}
-	link = g_strndup(rest, slash - rest);
-	s = source_spice_new(*link ? link : NULL, slash[1] ? slash + 1 : NULL);
+	else
+		s = source_spice_new(*link ? link : NULL, slash[1] ? slash + 1 : NULL);
 	g_free(link);
 	return s;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "drive.h"
+#include "file.h"
 #include "log.h"
 #include "medium.h"
 #include "sock.h"
@@ -118,7 +119,7 @@ int state_save(struct derr *e)
 	json_object_unref(o);
 	text = json_to_string(n, TRUE);
 	if (run_path(path, sizeof(path), "state.json"))
-		r = state_write_file(path, text, strlen(text));
+		r = file_replace(path, text, strlen(text));
 	g_free(text);
 	json_node_unref(n);
 	if (r < 0)

@@ -34,6 +34,5 @@ JsonObject *state_entry(JsonArray *a, unsigned int index);
 
 /* Read a file into a node, with its size bounded; for state_load() and tests. */
 JsonNode *state_read_file(const char *path);
-int state_write_file(const char *path, const char *text, size_t len);
 
 #endif /* SPICEBD_STATE_H */

@@ -4,13 +4,13 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "linkconf.h"
 #include "sock.h"
 
@@ -138,33 +138,25 @@ static bool values_clean(const struct linkconf *c)
 	return true;
 }
 
-static int write_file(const char *path, const struct linkconf *c)
+static int write_conf(const char *path, const struct linkconf *c)
 {
-	int fd, r = 0;
-	FILE *f;
+	char *text = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+	int r;
 
-	unlink(path);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return -errno;
-	f = fdopen(fd, "w");
-	if (!f) {
-		r = -errno;
-		close(fd);
-		return r;
-	}
+	if (!f)
+		return -ENOMEM;
 	put_all(f, c);
-	if (fflush(f) || fsync(fd) < 0)
-		r = -errno;
-	if (fclose(f) && !r)
-		r = -errno;
+	r = fclose(f) ? -ENOMEM : file_replace(path, text, len);
+	free(text);
 	return r;
 }
 
 int linkconf_save(const struct linkconf *c, char *err, size_t errlen)
 {
 	char dir[LINKCONF_PATH_MAX - 64];
-	char tmp[LINKCONF_PATH_MAX], path[LINKCONF_PATH_MAX];
+	char path[LINKCONF_PATH_MAX];
 	int r;
 
 	r = linkconf_check(c, err, errlen);
@@ -180,14 +172,9 @@ int linkconf_save(const struct linkconf *c, char *err, size_t errlen)
 	}
 	mkdir(run_dir(), 0755);
 	mkdir(dir, 0755);
-	snprintf(tmp, sizeof(tmp), "%s/.%s.new", dir, c->name);
 	snprintf(path, sizeof(path), "%s/%s.conf", dir, c->name);
-	r = write_file(tmp, c);
-	if (!r && rename(tmp, path) < 0)
-		r = -errno;
-	if (r < 0) {
+	r = write_conf(path, c);
+	if (r < 0)
 		snprintf(err, errlen, "cannot write %s: %s", path, strerror(-r));
-		unlink(tmp);
-	}
 	return r;
 }
