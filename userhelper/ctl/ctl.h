@@ -88,6 +88,15 @@ bool drive_name_parse(const char *text, uint32_t *index);
 struct kernel *drives_kernel(struct fault *f);
 int drive_get(const char *text, struct kernel_drive *d, struct fault *f);
 int drive_get_in(struct kernel *k, const char *text, struct kernel_drive *d, struct fault *f);
+
+/* Have spicebdd, if it runs, execute @command, whose argument @key names the drive. */
+int drive_by_daemon(const char *command, const char *key, const struct kernel_drive *d,
+		    bool force, int timeout_ms, struct fault *f);
+
+/* Have the kernel do it, which takes no daemon: kernel_eject() or kernel_del(). */
+int drive_by_kernel(int (*what)(struct kernel *k, uint32_t index, bool force,
+				struct kernel_err *e),
+		    const struct kernel_drive *d, bool force, struct fault *f);
 void fault_kernel(struct fault *f, const struct kernel_err *e);
 
 /* holders.c */

@@ -100,3 +100,39 @@ int drive_get(const char *text, struct kernel_drive *d, struct fault *f)
 	kernel_close(k);
 	return r;
 }
+
+int drive_by_daemon(const char *command, const char *key, const struct kernel_drive *d,
+		    bool force, int timeout_ms, struct fault *f)
+{
+	struct qmp *q = daemon_connect(DAEMON_IF_RUNNING, f);
+	g_autoptr(JsonNode) r = NULL;
+	JsonObject *a;
+
+	if (!q)
+		return -1;
+	a = json_object_new();
+	json_object_set_string_member(a, key, d->name);
+	json_object_set_boolean_member(a, "force", force);
+	r = qmp_call(q, command, a, -1, timeout_ms, f);
+	qmp_close(q);
+	return r ? 0 : -1;
+}
+
+int drive_by_kernel(int (*what)(struct kernel *k, uint32_t index, bool force,
+				struct kernel_err *e),
+		    const struct kernel_drive *d, bool force, struct fault *f)
+{
+	struct kernel *k = drives_kernel(f);
+	struct kernel_err e = { 0 };
+	int r;
+
+	if (!k)
+		return -ENOENT;
+	r = kernel_manage(k, &e);
+	if (!r)
+		r = what(k, d->index, force, &e);
+	if (r < 0)
+		fault_kernel(f, &e);
+	kernel_close(k);
+	return r;
+}

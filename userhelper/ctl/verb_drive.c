@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DRIVE_MS 10000
+#define FORCE_MS	1500	/* then the kernel is asked */
+#define DRIVE_MS	10000
 
 struct add {
 	struct kernel_drive_new n;
@@ -184,52 +185,17 @@ int verb_add(const struct verb *v, int argc, char **argv)
 	return EXIT_DONE;
 }
 
-static int del_by_kernel(const struct kernel_drive *d, bool force, struct fault *f)
-{
-	struct kernel *k = drives_kernel(f);
-	struct kernel_err e = { 0 };
-	int r;
-
-	if (!k)
-		return -ENOENT;
-	r = kernel_manage(k, &e);
-	if (!r)
-		r = kernel_del(k, d->index, force, &e);
-	kernel_close(k);
-	if (r < 0)
-		fault_kernel(f, &e);
-	return r;
-}
-
-static int del_by_daemon(const struct kernel_drive *d, bool force, struct fault *f)
-{
-	struct qmp *q = daemon_connect(DAEMON_IF_RUNNING, f);
-	JsonObject *a;
-	JsonNode *r;
-
-	if (!q)
-		return -1;
-	a = json_object_new();
-	json_object_set_string_member(a, "drive", d->name);
-	json_object_set_boolean_member(a, "force", force);
-	r = qmp_call(q, "spicebd-drive-del", a, -1, force ? 1500 : DRIVE_MS, f);
-	qmp_close(q);
-	if (!r)
-		return -1;
-	json_node_unref(r);
-	return 0;
-}
-
 static int del(const struct kernel_drive *d, bool force, struct fault *f)
 {
 	struct kernel_drive now;
 	struct fault ignored;
 	char who[400];
-	int r = del_by_daemon(d, force, f);
+	int r = drive_by_daemon("spicebd-drive-del", "drive", d, force,
+				force ? FORCE_MS : DRIVE_MS, f);
 
 	if (r < 0 && (f->status == EXIT_NO_DAEMON ||
 		      (force && drive_get(d->name, &now, &ignored) == 0)))
-		r = del_by_kernel(d, force, f);
+		r = drive_by_kernel(kernel_del, d, force, f);
 	if (r < 0 && !force && drive_get(d->name, &now, &ignored) == 0 && now.openers &&
 	    holders_describe(&now, who, sizeof(who)))
 		fault_set(f, EXIT_REFUSED, "%s is busy: %s; --force removes it all the same",

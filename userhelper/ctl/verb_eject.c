@@ -48,40 +48,6 @@ static int pick(const char *name, struct kernel_drive *d, struct fault *f)
 	return r;
 }
 
-static int by_daemon(const struct kernel_drive *d, bool force, struct fault *f)
-{
-	struct qmp *q = daemon_connect(DAEMON_IF_RUNNING, f);
-	g_autoptr(JsonNode) r = NULL;
-	JsonObject *a;
-
-	if (!q)
-		return -1;
-	a = json_object_new();
-	json_object_set_string_member(a, "device", d->name);
-	json_object_set_boolean_member(a, "force", force);
-	r = qmp_call(q, "eject", a, -1, force ? FORCE_MS : EJECT_MS, f);
-	qmp_close(q);
-	return r ? 0 : -1;
-}
-
-/* No daemon, or one that hangs: the kernel needs neither to let a medium go. */
-static int by_kernel(const struct kernel_drive *d, bool force, struct fault *f)
-{
-	struct kernel *k = drives_kernel(f);
-	struct kernel_err e = { 0 };
-	int r;
-
-	if (!k)
-		return -ENOENT;
-	r = kernel_manage(k, &e);
-	if (!r)
-		r = kernel_eject(k, d->index, force, &e);
-	if (r < 0)
-		fault_kernel(f, &e);
-	kernel_close(k);
-	return r;
-}
-
 static bool still_there(const struct kernel_drive *before, struct kernel_drive *now)
 {
 	char name[40];
@@ -115,10 +81,10 @@ static void explain(const struct kernel_drive *before, struct fault *f)
 static int eject(const struct kernel_drive *d, bool force, struct fault *f)
 {
 	struct kernel_drive now;
-	int r = by_daemon(d, force, f);
+	int r = drive_by_daemon("eject", "device", d, force, force ? FORCE_MS : EJECT_MS, f);
 
 	if (r < 0 && (f->status == EXIT_NO_DAEMON || (force && still_there(d, &now))))
-		r = by_kernel(d, force, f);
+		r = drive_by_kernel(kernel_eject, d, force, f);	/* it needs no daemon */
 	if (r < 0 && !force)
 		explain(d, f);
 	return r;
