@@ -64,10 +64,16 @@ static struct netlink_range_validation sbd_block_size_range = {
 	.min = 512, .max = 65536,
 };
 
+/* Behind a pointer: a policy's own bounds are signed and have 16 bits. */
+static struct netlink_range_validation sbd_piece_range = {
+	.min = 1, .max = SPICEBD_PIECE_MAX,
+};
+
 #define SBD_INDEX_POLICY	NLA_POLICY_MAX(NLA_U32, SPICEBD_MAX_DRIVES - 1)
 
 static const struct nla_policy sbd_medium_policy[SPICEBD_A_MEDIUM_MAX + 1] = {
-	[SPICEBD_A_MEDIUM_ID] = NLA_POLICY_MAX_LEN(SPICEBD_MEDIUM_ID_MAX),
+	[SPICEBD_A_MEDIUM_ID] =
+		NLA_POLICY_RANGE(NLA_BINARY, 1, SPICEBD_MEDIUM_ID_MAX),
 	[SPICEBD_A_MEDIUM_SIZE] = { .type = NLA_U64 },
 	[SPICEBD_A_MEDIUM_FLAGS] = NLA_POLICY_MASK(NLA_U32, 0x3f),
 	[SPICEBD_A_MEDIUM_BLOCK_SIZE] =
@@ -146,13 +152,15 @@ static const struct nla_policy sbd_link_policy[SPICEBD_A_HELPER_LINK + 1] = {
 static const struct nla_policy sbd_data_policy[SPICEBD_A_IO_DATA + 1] = {
 	[SPICEBD_A_IO_COOKIE] = { .type = NLA_U64 },
 	[SPICEBD_A_IO_DATA_OFFSET] = { .type = NLA_U32 },
-	[SPICEBD_A_IO_DATA] = NLA_POLICY_MAX_LEN(SPICEBD_PIECE_MAX),
+	[SPICEBD_A_IO_DATA] =
+		NLA_POLICY_FULL_RANGE(NLA_BINARY, &sbd_piece_range),
 };
 
 static const struct nla_policy sbd_complete_policy[SPICEBD_A_IO_ERROR + 1] = {
 	[SPICEBD_A_IO_COOKIE] = { .type = NLA_U64 },
 	[SPICEBD_A_IO_DATA_OFFSET] = { .type = NLA_U32 },
-	[SPICEBD_A_IO_DATA] = NLA_POLICY_MAX_LEN(SPICEBD_PIECE_MAX),
+	[SPICEBD_A_IO_DATA] =
+		NLA_POLICY_FULL_RANGE(NLA_BINARY, &sbd_piece_range),
 	[SPICEBD_A_IO_ERROR] = { .type = NLA_U32 },
 };
 
@@ -680,8 +688,6 @@ static int parse_medium(struct genl_info *info, struct sbd_medium *m)
 	m->size = nla_get_u64(attrs[SPICEBD_A_MEDIUM_SIZE]);
 	if (attrs[SPICEBD_A_MEDIUM_ID]) {
 		m->id_len = nla_len(attrs[SPICEBD_A_MEDIUM_ID]);
-		if (!m->id_len)
-			return missing(info, "the medium's id is empty");
 		memcpy(m->id, nla_data(attrs[SPICEBD_A_MEDIUM_ID]), m->id_len);
 	}
 	if (attrs[SPICEBD_A_MEDIUM_FLAGS])

@@ -13,11 +13,6 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/cdrom.h>
-#include <net/netlink.h>
-
-#ifndef NLA_POLICY_MAX_LEN
-#define NLA_POLICY_MAX_LEN(_len)	{ .type = NLA_BINARY, .len = (_len) }
-#endif
 
 #ifdef SBD_HAVE_OPEN_DISK
 /* ->open(disk, mode), ->release(disk) */
