@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 # What cannot work is answered with one line, and leaves nothing behind.
-# timeout: 400
+# timeout: 800
 . "$(dirname "$0")/lib.sh"
 
 children() { pgrep -c -x nbdkit; }

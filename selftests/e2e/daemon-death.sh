@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # The helper dies with writes in flight: its successor adopts the medium, the
 # requests are sent again, nothing is lost.
-# timeout: 400
+# timeout: 800
 . "$(dirname "$0")/lib.sh"
 
 truncate -s 64M "$work/disk.img"

@@ -170,12 +170,12 @@ fio_verify() {
 io_matrix() {
 	local what=$1 dev=$2
 	fio_verify "$what: direct, 512 B to 1 MiB, 4 jobs" "$dev" --direct=1 --ioengine=libaio \
-		--iodepth=16 --numjobs=4 --offset_increment=16m --size=16m --io_size=6m \
+		--iodepth=16 --numjobs=4 --offset_increment=16m --size=16m --io_size=3m \
 		--bsrange=512-1m --bs_unaligned=0 --blockalign=512
 	fio_verify "$what: buffered, 4 jobs" "$dev" --ioengine=psync --numjobs=4 \
-		--offset_increment=16m --size=16m --io_size=4m --bsrange=1k-256k --end_fsync=1
+		--offset_increment=16m --size=16m --io_size=2m --bsrange=1k-256k --end_fsync=1
 	check "$what: model of reads and writes at odd offsets, buffered" \
-		selftests/e2e/iomodel "$dev" --ops 300 --jobs 4 --max 1048576
+		selftests/e2e/iomodel "$dev" --ops 120 --jobs 4 --max 1048576
 	check "$what: model of reads and writes, direct" \
-		selftests/e2e/iomodel "$dev" --ops 200 --jobs 4 --max 1048576 --direct
+		selftests/e2e/iomodel "$dev" --ops 80 --jobs 4 --max 1048576 --direct
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 # A local file and a local folder as source: no network, no client.
-# timeout: 400
+# timeout: 800
 . "$(dirname "$0")/lib.sh"
 
 truncate -s 64M "$work/disk.img"

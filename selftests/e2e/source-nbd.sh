@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 # A plain NBD server as source of a writable medium, and of a read-only one.
-# timeout: 400
+# timeout: 800
 . "$(dirname "$0")/lib.sh"
 
 nbd_server "$work/nbd" memory 64M || { not_ok "nbdkit starts"; done_testing; }

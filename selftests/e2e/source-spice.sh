@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 # A medium that a Spice client shares: the whole way, reading and writing.
-# timeout: 500
+# timeout: 900
 . "$(dirname "$0")/lib.sh"
 
 check "listen on loopback" spice_listen

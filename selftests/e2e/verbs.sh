@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # list, status, add, del, monitor, --json and --help; with the daemon and
 # without it.
-# timeout: 300
+# timeout: 600
 . "$(dirname "$0")/lib.sh"
 
 equal "two drives at first" "$(spicebdctl list --json | jq -c '[.[] | [.drive, .personality]]')" \
