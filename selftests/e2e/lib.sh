@@ -18,6 +18,7 @@ cleanup() {
 		umount -A "/dev/$d" 2>/dev/null
 		spicebdctl eject "$d" --force >/dev/null 2>&1
 	done
+	spicebdctl unlisten >/dev/null 2>&1
 	for d in "${pids[@]}"; do
 		kill -CONT "$d" 2>/dev/null
 		kill "$d" 2>/dev/null
