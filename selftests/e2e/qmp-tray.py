@@ -70,6 +70,15 @@ class Qmp:
             time.sleep(0.05)
 
 
+def settle(q, dev):
+    """until no probe of udev's has it open: that would hold the tray"""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if not q.ok("spicebd-query", drive=dev)[0]["openers"]:
+            return
+        time.sleep(0.05)
+
+
 def expect_error(q, name, part, cls, cmd, **args):
     o = q.cmd(cmd, **args)
     e = o.get("error", {})
@@ -101,11 +110,13 @@ def tray_table(q, dev, tray, img, other):
     q.ok("blockdev-change-medium", id=dev, filename=img, format="raw")
     state(False, True, "change into an empty drive")
     events([True, False], "change")
+    settle(q, dev)
     q.ok("blockdev-open-tray", id=dev)
     state(True, True, "the medium survives the open tray")
     q.ok("blockdev-close-tray", id=dev)
     state(False, True, "and the close")
     events([True, False], "open and close with a medium")
+    settle(q, dev)
     q.ok("blockdev-change-medium", id=dev, filename=other, format="raw")
     state(False, True, "change")
     result(b()["inserted"]["file"] == other, f"{dev}: it is the other one", b())
@@ -122,6 +133,7 @@ def tray_table(q, dev, tray, img, other):
     if tray:
         expect_error(q, f"{dev}: remove with the tray closed", "is not open", "GenericError",
                      "blockdev-remove-medium", id=dev)
+    settle(q, dev)
     q.ok("blockdev-open-tray", id=dev)
     expect_error(q, f"{dev}: insert on filled", "already is a medium", "GenericError",
                  "blockdev-insert-medium", id=dev, node_name="new")
@@ -153,6 +165,7 @@ def read_only_modes(q, rw, ro):
     dev = "spicebd1"
 
     def change(f, mode):
+        settle(q, dev)
         return q.cmd("blockdev-change-medium", id=dev, filename=f, format="raw", **{"read_only_mode": mode})
 
     change(rw, "read-write")

@@ -159,7 +159,8 @@ static int check_mode(struct insert *in)
 	if (in->a.mode != RO_READ_WRITE)
 		return 0;
 	if (drive_has_tray(in->d))
-		return derr_set(&in->e, EROFS, "drive %s is a cdrom: it is read-only", in->d->k.name);
+		return derr_set(&in->e, EROFS, "drive %s is a cdrom: it is read-only",
+				in->d->k.name);
 	if (server_ro)
 		return derr_set(&in->e, EROFS, "the source is read-only: writing is not allowed "
 				"there");
@@ -231,8 +232,8 @@ static int eject_old(struct insert *in)
 					"not specified, wait for tray to open and try again",
 					d->k.name);
 		if (ke.code == EBUSY)
-			return derr_set(&in->e, EBUSY, "drive %s is busy: its user was asked to let "
-					"go of the old medium; try again, or use force",
+			return derr_set(&in->e, EBUSY, "drive %s is busy: its user was asked to "
+					"let go of the old medium; try again, or use force",
 					d->k.name);
 		return drive_err(d, &ke, "eject the old medium", &in->e);
 	}
