@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+struct sockaddr;
+
 #define LINKCONF_NAME_MAX	31
 #define LINKCONF_PATH_MAX	1023
 #define LINKCONF_ADDRESS_MAX	255
@@ -83,6 +85,11 @@ int linkconf_list(char names[LINKCONF_LINKS_MAX][LINKCONF_NAME_MAX + 1]);
  * Return: listening stream socket (close-on-exec, non-blocking) or -errno
  */
 int linkconf_listen(const struct linkconf *c, char *err, size_t errlen);
+
+/**
+ * linkconf_is_address() - whether "HOST:PORT" or "[IPV6]:PORT" can mean @sa
+ */
+bool linkconf_is_address(const char *address, const struct sockaddr *sa);
 
 /**
  * linkconf_check_socket() - whether the same rules allow to listen on @fd

@@ -206,6 +206,36 @@ static int listen_tcp(const struct linkconf *c, char *err, size_t errlen)
 	return r;
 }
 
+static bool same_address(const struct sockaddr *a, const struct sockaddr *b)
+{
+	const struct sockaddr_in *a4 = (const void *)a, *b4 = (const void *)b;
+	const struct sockaddr_in6 *a6 = (const void *)a, *b6 = (const void *)b;
+
+	if (a->sa_family != b->sa_family)
+		return false;
+	if (a->sa_family == AF_INET)
+		return a4->sin_port == b4->sin_port && a4->sin_addr.s_addr == b4->sin_addr.s_addr;
+	return a->sa_family == AF_INET6 && a6->sin6_port == b6->sin6_port &&
+	       a6->sin6_scope_id == b6->sin6_scope_id &&
+	       !memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof(a6->sin6_addr));
+}
+
+bool linkconf_is_address(const char *address, const struct sockaddr *sa)
+{
+	struct addrinfo hints = {
+		.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
+		.ai_socktype = SOCK_STREAM,
+	}, *all, *ai;
+	char host[LINKCONF_ADDRESS_MAX + 1], port[6];
+
+	if (!split_tcp(address, host, sizeof(host), port) || getaddrinfo(host, port, &hints, &all))
+		return false;
+	for (ai = all; ai && !same_address(ai->ai_addr, sa); ai = ai->ai_next)
+		;
+	freeaddrinfo(all);
+	return ai;
+}
+
 int linkconf_listen(const struct linkconf *c, char *err, size_t errlen)
 {
 	const char *path = linkconf_is_unix(c);

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "keep.h"
 #include "log.h"
-#include "sock.h"
 
 #define ERR_MAX	1400	/* a path and what is wrong with it */
 
@@ -26,7 +26,7 @@ bool conf_load(struct conf *c, const char *name)
 
 int conf_listener(const struct conf *c)
 {
-	int fd = listen_fd_named("spice");
+	int fd = keep_take("spice", c->file.address);
 	char err[ERR_MAX];
 
 	if (fd < 0)

@@ -10,13 +10,13 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "bootid.h"
 #include "conf.h"
 #include "daemon.h"
 #include "gate.h"
+#include "keep.h"
 #include "log.h"
 #include "loop.h"
 #include "port.h"
@@ -125,9 +125,14 @@ static void set_session_params(void)
 
 static int control_socket(const char *name)
 {
-	int fd = listen_fd_named("control");
-	char path[108];
+	char address[5 + 108] = "unix:", *path = address + 5;
+	int fd;
 
+	if (!run_path(path, 108, "link/%s.sock", name)) {
+		log_err("the path of the private socket is too long: use a shorter SPICEBD_RUN_DIR");
+		return -1;
+	}
+	fd = keep_take("control", address);
 	if (fd >= 0) {
 		if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
 			return -1;
@@ -135,12 +140,10 @@ static int control_socket(const char *name)
 	}
 	if (mkdir(run_dir(), 0755) < 0 && errno != EEXIST)
 		log_err("cannot make %s: %s", run_dir(), strerror(errno));
-	if (run_path(path, sizeof(path), "link") && mkdir(path, 0755) < 0 && errno != EEXIST)
+	*strrchr(path, '/') = '\0';
+	if (mkdir(path, 0755) < 0 && errno != EEXIST)
 		log_err("cannot make %s: %s", path, strerror(errno));
-	if (!run_path(path, sizeof(path), "link/%s.sock", name)) {
-		log_err("the path of the private socket is too long: use a shorter SPICEBD_RUN_DIR");
-		return -1;
-	}
+	path[strlen(path)] = '/';
 	fd = sock_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 0600);
 	if (fd < 0)
 		log_err("cannot listen on %s: %s%s", path, strerror(-fd),
@@ -182,7 +185,7 @@ static int run(const char *name, bool sandbox)
 	int control;
 
 	if (!conf_load(&conf, name))
-		return 1;
+		return 2;	/* trying again would not help */
 	if (loop_init() < 0 || !catch_signals()) {
 		log_err("cannot set up the event loop: %s", strerror(errno));
 		return 1;
@@ -206,14 +209,17 @@ static int run(const char *name, bool sandbox)
 		log_err("out of memory");
 		return 1;
 	}
+	keep_store("spice", gate.listener);
+	keep_store("control", control);
+	keep_ready_prepare();
 	user = conf.file.user[0] ? conf.file.user : NULL;
 	if (sandbox && !sandbox_drop(user, conf.file.memory_max))
 		return 1;
 	log_notice("link %s: listening on %s%s", name, conf.file.address,
 		   gate.tls ? " with TLS" : "");
-	sd_notify(1, "READY=1");
 	if (sandbox && !sandbox_seal())
 		return 1;
+	keep_ready();
 	loop_run();
 	/* The libraries' own ends would do what the sandbox forbids. */
 	_exit(0);
