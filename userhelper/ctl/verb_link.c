@@ -136,6 +136,15 @@ static void remove_conf(const char *name)
 		unlink(path);
 }
 
+/* A unit cannot: its ExecStopPost would run at every restart. */
+static void remove_socket(const char *name)
+{
+	char path[108];
+
+	if (run_path(path, sizeof(path), "link/%s.sock", name))
+		unlink(path);
+}
+
 /*
  * Whether somebody listens on its private socket. Not found out by connecting:
  * a new peer there ends the session of the old one, which is spicebdd.
@@ -283,6 +292,7 @@ int verb_unlisten(const struct verb *v, int argc, char **argv)
 	remove_conf(name);
 	if (r < 0)
 		return fault_tell(&f);
+	remove_socket(name);
 	tell(name, NULL, json);
 	return EXIT_DONE;
 }
