@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -177,15 +178,37 @@ static void file_notice(struct source *s, enum source_notice what)
 {
 }
 
+/* What a killed one left. Its lock says whether an nbdkit of it still lives. */
+static void remove_leftovers(const char *id)
+{
+	static const char * const names[] = { "sock", "ctl", "lock" };
+	char path[108];
+	int fd;
+
+	if (!run_path(path, sizeof(path), "nbdkit/%s.lock", id))
+		return;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return;
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		for (size_t i = 0; i < G_N_ELEMENTS(names); i++)
+			if (run_path(path, sizeof(path), "nbdkit/%s.%s", id, names[i]))
+				unlink(path);
+	close(fd);
+}
+
 static void stop_server(struct task *t, void *arg)
 {
 	struct nbdkit_answer a;
 	struct derr e;
 	char *id = arg;
 
-	if (control(id, NBDKIT_CTL_STOP, &a, t, &e) < 0 && e.code != ENOENT &&
-	    e.code != ECONNREFUSED)
-		log_warn("the server of an ejected file does not end: %s", e.text);
+	if (control(id, NBDKIT_CTL_STOP, &a, t, &e) < 0) {
+		if (e.code == ECONNREFUSED)
+			remove_leftovers(id);
+		else if (e.code != ENOENT)
+			log_warn("the server of an ejected file does not end: %s", e.text);
+	}
 	g_free(id);
 	g_atomic_int_add(&stopping, -1);
 	change_wake();
