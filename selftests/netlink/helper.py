@@ -482,7 +482,9 @@ class Helper:
         watch = Netlink().subscribe()
         cdrom = self.ctl.drive(self.index)["personality"] == CDROM
         if cdrom:
-            self.ctl.do(TRAY_OPEN, attr(A_INDEX, self.index))
+            # A probe of the last change may still have the drive open.
+            assert wait_until(lambda: self.ctl.verb(TRAY_OPEN, self.index) == 0), \
+                "the tray does not open"
         generation = self.ctl.insert(
             self.index, self.store.size if size is None else size, flags, **kw)
         if cdrom:
