@@ -9,6 +9,7 @@ truncate -s 64M "$work/disk.img"
 dev=$(spicebdctl insert --disk --read-write "$work/disk.img")
 equal "insert" "$dev" /dev/spicebd1
 generation=$(spicebdctl status 1 --json | jq .generation)
+errors=$(spicebdctl status 1 --json | jq .stats.errors)
 
 fio --name=v --filename="$dev" --rw=randwrite --bs=16k --size=64m --io_size=24m --direct=1 \
 	--ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
@@ -28,6 +29,6 @@ equal "fio verifies everything" $status 0
 equal "kills of spicebdd" $kills 3
 await 30 sh -c 'spicebdctl status 1 --json | jq -e ".state == \"ready\""'
 equal "no change of medium" "$(spicebdctl status 1 --json | jq .generation)" "$generation"
-equal "no request failed" "$(spicebdctl status 1 --json | jq .stats.errors)" 0
+equal "no request failed" "$(spicebdctl status 1 --json | jq .stats.errors)" "$errors"
 check "eject" spicebdctl eject 1
 done_testing

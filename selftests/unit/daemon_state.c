@@ -3,7 +3,7 @@
  * The state file: replaced as a whole, readable by its owner alone, and no file
  * that was tampered with harms its reader.
  *
- * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -D_GNU_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib -Iuserhelper/daemon selftests/unit/daemon_state.c userhelper/daemon/state_file.c $(pkg-config --cflags --libs json-glib-1.0 gio-unix-2.0)
+ * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -D_GNU_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib -Iuserhelper/daemon selftests/unit/daemon_state.c userhelper/daemon/state_file.c userhelper/lib/file.c $(pkg-config --cflags --libs json-glib-1.0 gio-unix-2.0)
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "state.h"
 
 #define TESTS	8
@@ -49,7 +50,7 @@ int main(void)
 	snprintf(other, sizeof(other), "%s/other", dir);
 
 	result(reads_null(path), "no file");
-	result(state_write_file(path, text, strlen(text)) == 0 && stat(path, &st) == 0 &&
+	result(file_replace(path, text, strlen(text)) == 0 && stat(path, &st) == 0 &&
 	       (st.st_mode & 0777) == 0600, "written, mode 0600");
 	n = state_read_file(path);
 	result(n && JSON_NODE_HOLDS_OBJECT(n), "read back");
@@ -63,7 +64,7 @@ int main(void)
 	if (symlink(other, path) < 0)
 		return 1;
 	snprintf(path, sizeof(path), "%s/state.json", dir);
-	result(state_write_file(path, text, strlen(text)) == 0 && stat(other, &st) == 0 &&
+	result(file_replace(path, text, strlen(text)) == 0 && stat(other, &st) == 0 &&
 	       st.st_size == 0, "a link in the way is not written through");
 
 	unlink(path);
@@ -71,15 +72,15 @@ int main(void)
 		return 1;
 	result(reads_null(path), "a link is not read");
 	unlink(path);
-	state_write_file(path, "{\"a\":", 5);
+	file_replace(path, "{\"a\":", 5);
 	result(reads_null(path), "half a file");
 	big = calloc(1, STATE_MAX + 2);
 	memset(big, ' ', STATE_MAX + 1);
-	state_write_file(path, big, STATE_MAX + 1);
+	file_replace(path, big, STATE_MAX + 1);
 	result(reads_null(path), "too large a file");
 	free(big);
 	unlink(path);
-	result(state_write_file("/nonexistent/dir/state", text, 2) < 0, "a folder that is not "
+	result(file_replace("/nonexistent/dir/state", text, 2) < 0, "a folder that is not "
 	       "there");
 	unlink(other);
 	rmdir(dir);
