@@ -16,6 +16,7 @@
  * saves the request then is that with BLK_STS_RESOURCE (not DEV_RESOURCE) the
  * block layer itself runs the queue again a little later.
  */
+#include <linux/bottom_half.h>
 #include <linux/sched/mm.h>
 #include <net/sock.h>
 
@@ -294,11 +295,22 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 	}
 }
 
+/*
+ * Ends a request, often in the context of the helper's sendmsg(). What waited
+ * for it may hold the last reference to an open file of this very drive (an
+ * asynchronous read by a process that has closed it meanwhile). Dropped in a
+ * task's context, that file is closed by this task on its way back to
+ * userspace: the helper would then wait for open_mutex, or for dirty pages to
+ * be written, and so for itself. With bottom halves disabled it is left to a
+ * kernel worker.
+ */
 static void sbd_complete_rq(struct request *rq)
 {
 	const struct sbd_pdu *pdu = blk_mq_rq_to_pdu(rq);
 
+	local_bh_disable();
 	blk_mq_end_request(rq, pdu->status);
+	local_bh_enable();
 }
 
 /*

@@ -353,6 +353,7 @@ class Queue(threading.Thread):
         self.kept = []
         self.errors = []
         self.stopping = False
+        self.calls = []
         self.wake = os.eventfd(0)
 
     def pause(self):
@@ -361,6 +362,11 @@ class Queue(threading.Thread):
         os.eventfd_write(self.wake, 1)
         if self.is_alive():
             self.join()
+
+    def call(self, function):
+        """Have the thread call this."""
+        self.calls.append(function)
+        os.eventfd_write(self.wake, 1)
 
     def stop(self):
         """End the thread and close the socket."""
@@ -396,6 +402,9 @@ class Queue(threading.Thread):
             poll.poll()
             if self.stopping:
                 return
+            if self.calls:
+                os.eventfd_read(self.wake)
+                self.calls.pop(0)()
             try:
                 data = self.nl.sock.recv(1 << 18, socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -5,11 +5,15 @@
 # bytes to 1 MiB at odd offsets, four jobs at once, direct and buffered, with
 # one and several queues, small depth and small requests, and flush, discard
 # and write-zeroes reach the helper.
+import ctypes
+import mmap
 import os
+import struct
 
 from helper import (DISCARD, F_DISCARD, F_FLUSH, F_FUA, F_READ_ONLY,
-                    F_WRITE_ZEROES, FLUSH, WRITE_ZEROES, Helper)
-from tap import module, run, same, sh
+                    F_WRITE_ZEROES, FLUSH, WRITE_ZEROES, Helper, Queue, silent,
+                    wait_until)
+from tap import module, run, same, settle, sh
 
 FIO = ("fio --name=v --filename=/dev/spicebd0 --rw=randrw "
        "--bsrange=512-1M --blockalign=512 --size=4M --offset_increment=4M "
@@ -145,8 +149,50 @@ def errors_of_the_helper_arrive():
         h.close()
 
 
+def a_completion_that_closes_the_drive():
+    """A process submits a read and closes the drive. The completion drops the
+    last reference, so the drive is closed in the helper's thread unless the
+    driver prevents it; and closing means to write dirty pages, through that
+    thread."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with module("drives=disk", "queues=2"):
+        h = Helper(0, 8 << 20)
+        h.insert()
+        settle()
+        assert wait_until(lambda: not h.ctl.drive(0)["openers"])
+        direct = os.open("/dev/spicebd0", os.O_RDONLY | os.O_DIRECT)
+        h.behave = silent
+        buf = mmap.mmap(-1, 4096)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buf))
+        context = ctypes.c_ulong()
+        same(libc.syscall(206, 1, ctypes.byref(context)), 0, "io_setup")
+        iocb = ctypes.create_string_buffer(struct.pack(
+            "=QIiHhIQQqQII", 0, 0, 0, 0, 0, direct, address, 4096, 1 << 20,
+            0, 0, 0), 64)
+        pointer = ctypes.c_void_p(ctypes.addressof(iocb))
+        same(libc.syscall(209, context, 1, ctypes.byref(pointer)), 1,
+             "io_submit")
+        assert wait_until(lambda: h.queues[0].kept)
+        h.behave = Queue.serve
+        dirty = os.open("/dev/spicebd0", os.O_RDWR)
+        os.pwrite(dirty, b"z" * 4096, 2 << 20)
+        os.close(dirty)
+        os.close(direct)
+        # udev looks into what was open for writing
+        settle()
+        assert wait_until(lambda: h.ctl.drive(0)["openers"] == 1)
+        queue = h.queues[0]
+        queue.call(lambda: queue.serve(queue.kept.pop()))
+        assert wait_until(lambda: not h.ctl.drive(0)["openers"]), \
+            "the helper waits for itself"
+        assert wait_until(lambda: h.store.read(2 << 20, 4096) == b"z" * 4096)
+        same(h.eject_idle(), 0, "eject")
+        h.close()
+
+
 run(direct_random_writes_of_odd_sizes, buffered, several_queues_and_sockets,
     more_queues_than_sockets, credit_for_one_large_request, depth_one,
     requests_of_4_kib, requests_of_4_mib,
     data_lands_where_it_belongs, flush_discard_and_zeroes,
-    a_medium_without_them_has_none, errors_of_the_helper_arrive)
+    a_medium_without_them_has_none, errors_of_the_helper_arrive,
+    a_completion_that_closes_the_drive)
