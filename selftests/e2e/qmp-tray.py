@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-# timeout: 300
+# timeout: 800
 """The tray's verbs over QMP, in QEMU's words, and what a peer may not do."""
 
 import array
