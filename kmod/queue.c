@@ -9,12 +9,13 @@
  * surely holds its messages beside those of all requests that are out. (One
  * alone may always go: where memory is so short that its pieces are small, it
  * may take more than was reckoned with when the socket was bound; what does not
- * fit then waits in the backlog.) What finds no credit goes back to the block layer with BLK_STS_RESOURCE. The queue
- * is marked in sock->waiting under the same lock, and whoever gives credit back
- * runs the marked queues: that is for speed. It is no promise, since the run
- * may come before the block layer has put the request back on its list; what
- * saves the request then is that with BLK_STS_RESOURCE (not DEV_RESOURCE) the
- * block layer itself runs the queue again a little later.
+ * fit then waits in the backlog.) What finds no credit goes back to the block
+ * layer with BLK_STS_RESOURCE. The queue is marked in sock->waiting under the
+ * same lock, and whoever gives credit back runs the marked queues: that is for
+ * speed. It is no promise, since the run may come before the block layer has
+ * put the request back on its list; what saves the request then is that with
+ * BLK_STS_RESOURCE (not DEV_RESOURCE) the block layer itself runs the queue
+ * again a little later.
  */
 #include <linux/bottom_half.h>
 #include <linux/sched/mm.h>
