@@ -622,7 +622,7 @@ def live_line():
             n.pread(4 << 20, at)
         while select.select([master], [], [], 0)[0]:
             seen += os.read(master, 4096)
-    check(b"MiB to the drives" in seen.replace(b"\xc2\xa0", b" "), seen)
+    check(b"iB to the drives" in seen.replace(b"\xc2\xa0", b" "), seen)
     p.send_signal(signal.SIGINT)
     p.send_signal(signal.SIGINT)
     equal(p.wait(s.LIMIT), 0, "exit status")
