@@ -281,7 +281,9 @@ enum {
  *	helper still has are held as if it had died.
  * @SPICEBD_CMD_KEY_NEW: manager that attached. More keys.
  * @SPICEBD_CMD_QUEUE_BIND: any socket. KEY, optional QUEUES. Answers with
- *	INDEX, CREDIT, CREDIT_BYTES. Requests begin to arrive after the answer.
+ *	INDEX, CREDIT, CREDIT_BYTES. Requests begin to arrive after the answer,
+ *	so before an NLM_F_ACK of it: ask for none. -EKEYREJECTED: no such key,
+ *	or it was used; -EBUSY: the socket is bound already.
  *	-ENOBUFS: the receive buffer does not hold one request of the drive's
  *	size: set SO_RCVBUFFORCE first.
  * @SPICEBD_CMD_LINK_REPORT: manager that attached. HELPER_INDEX, LINK.
@@ -289,7 +291,8 @@ enum {
  *	and MEDIUM (SIZE at least). Answers with GENERATION; the medium is
  *	readable when SPICEBD_EVENT_MEDIUM_CHANGED with that generation comes.
  *	-EEXIST: there is one; -EINVAL: the tray of a cdrom is closed;
- *	-ENOTCONN: no queue bound; -EBUSY: the drive is stale.
+ *	-ENOTCONN: no queue bound; -EBUSY: the drive is stale; -ENOMEDIUM: it
+ *	is smaller than one block; -EFBIG: it is larger than 8 EiB - 512.
  * @SPICEBD_CMD_MEDIUM_REMOVE: manager. INDEX, FORCE. Empty: success. A cdrom's
  *	tray must be open (-EINVAL). In use: an eject request and -EBUSY.
  * @SPICEBD_CMD_TRAY_OPEN: manager. INDEX, FORCE. Open already: success, no
