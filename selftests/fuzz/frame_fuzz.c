@@ -2,7 +2,7 @@
 /*
  * The frame receiver and all parsers on arbitrary bytes.
  *
- * BUILD: clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -Iuserhelper/lib selftests/fuzz/frame_fuzz.c userhelper/lib/frame.c
+ * BUILD: clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -Iuserhelper/lib selftests/fuzz/frame_fuzz.c userhelper/lib/frame.c userhelper/lib/text.c
  *
  * The first byte of an input says how: bit 0 whether one hello is expected, the
  * others how the bytes are cut. Cut in two ways the same bytes must give the

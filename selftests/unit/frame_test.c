@@ -2,7 +2,7 @@
 /*
  * The frame layer's receiver, packers and parsers.
  *
- * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/frame_test.c userhelper/lib/frame.c
+ * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/frame_test.c userhelper/lib/frame.c userhelper/lib/text.c
  */
 #include <stdio.h>
 #include <stdlib.h>

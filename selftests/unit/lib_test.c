@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The small parts of lib/: hex digits, the boot's id, disc images.
+ * The small parts of lib/: hex digits, the boot's id, disc images, texts, holders.
  *
- * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/lib_test.c userhelper/lib/hex.c userhelper/lib/bootid.c userhelper/lib/disc.c userhelper/lib/sock.c
+ * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/lib_test.c userhelper/lib/hex.c userhelper/lib/bootid.c userhelper/lib/disc.c userhelper/lib/sock.c userhelper/lib/text.c userhelper/lib/holders.c
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +14,8 @@
 #include "bootid.h"
 #include "disc.h"
 #include "hex.h"
+#include "holders.h"
+#include "text.h"
 
 static int checks_failed;
 
@@ -101,6 +103,59 @@ static void test_disc(void)
 	CHECK(!is_disc(many, n + 1, DISC_LEN + DISC_SECTOR));
 }
 
+/* In exact room on the heap, so that the sanitizer sees an overrun. */
+static bool cleans(const char *text, size_t len, size_t size, const char *want)
+{
+	char *in = malloc(len ? len : 1), *out = malloc(size);
+	size_t n;
+	bool r;
+
+	memcpy(in, text, len);
+	n = text_clean(out, size, in, len);
+	r = n == strlen(out) && n == strlen(want) && !memcmp(out, want, n) && text_ok(out, n);
+	if (r && text_ok(in, len) && size > len)
+		r = n == len;
+	free(in);
+	free(out);
+	return r;
+}
+
+#define CLEANS(text, want) cleans(text, sizeof(text) - 1, sizeof(text), want)
+
+static void test_text(void)
+{
+	char own[] = "a\x1b[2Jb\xc2\x85";
+
+	CHECK(CLEANS("", "") && CLEANS("plain", "plain") && CLEANS("a\0b", "a?b"));
+	CHECK(CLEANS("\x1b]0;x\x07\n\t\x7f", "?]0;x????"));
+	CHECK(CLEANS("gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x92\xbf", "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x92\xbf"));
+	/* C1, line separator, right-to-left override, isolates, marks */
+	CHECK(CLEANS("a\xc2\x9b" "b\xe2\x80\xa8" "c\xe2\x80\xae" "d\xe2\x81\xa6", "a?b?c?d?"));
+	CHECK(CLEANS("\xd8\x9c\xe2\x80\x8e\xe2\x80\x8f\xe2\x81\xa9", "????"));
+	CHECK(CLEANS("\xe2\x80\xa7\xe2\x80\xaf\xe2\x81\xa5", "\xe2\x80\xa7\xe2\x80\xaf\xe2\x81\xa5"));
+	/* not the shortest form, surrogate, too large, stray, cut */
+	CHECK(CLEANS("\xc0\xaf", "??") && CLEANS("\xe0\x80\xaf", "???"));
+	CHECK(CLEANS("\xed\xa0\x80", "???") && CLEANS("\xf4\x90\x80\x80", "????"));
+	CHECK(CLEANS("\x80", "?") && CLEANS("\xff\xfe", "??") && CLEANS("x\xe2\x82", "x??"));
+	/* No character is cut in two. */
+	CHECK(cleans("ab\xe2\x82\xac", 5, 5, "ab") && cleans("ab\xe2\x82\xac", 5, 6, "ab\xe2\x82\xac"));
+	CHECK(cleans("abc", 3, 1, "") && cleans("\n\n", 2, 2, "?"));
+	text_clean(own, sizeof(own), own, strlen(own));
+	CHECK(!strcmp(own, "a?[2Jb?"));
+}
+
+static void test_holders(void)
+{
+	char out[64], tiny[8];
+
+	CHECK(!holders_describe("no-such-disk", 0, out, sizeof(out)) && !*out);
+	CHECK(holders_describe("no-such-disk", 1, out, sizeof(out)) &&
+	      !strcmp(out, "open by 1 program"));
+	CHECK(holders_describe("no-such-disk", 3, out, sizeof(out)) &&
+	      !strcmp(out, "open by 3 programs"));
+	CHECK(holders_describe("no-such-disk", 3, tiny, sizeof(tiny)) && !strcmp(tiny, "open by"));
+}
+
 static const struct {
 	void (*run)(void);
 	const char *what;
@@ -108,6 +163,8 @@ static const struct {
 	{ test_hex, "hex digits" },
 	{ test_boot_id, "the boot's id" },
 	{ test_disc, "disc images" },
+	{ test_text, "texts for people" },
+	{ test_holders, "holders of a drive" },
 };
 
 int main(void)

@@ -99,9 +99,6 @@ int drive_by_kernel(int (*what)(struct kernel *k, uint32_t index, bool force,
 		    const struct kernel_drive *d, bool force, struct fault *f);
 void fault_kernel(struct fault *f, const struct kernel_err *e);
 
-/* holders.c */
-bool holders_describe(const struct kernel_drive *d, char *out, size_t size);
-
 /* source.c */
 struct source {
 	char uri[4400];		/* for spicebdd, when fd < 0 */

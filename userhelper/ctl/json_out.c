@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "text.h"
+
 static JsonNode *member(JsonObject *o, const char *key)
 {
 	return o && json_object_has_member(o, key) ? json_object_get_member(o, key) : NULL;
@@ -58,17 +60,14 @@ void json_print_object(JsonObject *o)
 	json_print_node(n);
 }
 
-/* Names and texts of strangers, for a terminal: no control characters. */
+/* Names and texts of strangers, for a terminal. */
 const char *clean(const char *text)
 {
 	static char buf[4][512];
 	static int next;
 	char *out = buf[next++ % 4];
-	size_t n = 0;
 
-	for (; *text && n < sizeof(buf[0]) - 1; text++)
-		out[n++] = (unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text;
-	out[n] = '\0';
+	text_clean(out, sizeof(buf[0]), text, strlen(text));
 	return out;
 }
 

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "holders.h"
+
 #define FORCE_MS	1500	/* then the kernel is asked */
 #define DRIVE_MS	10000
 
@@ -197,7 +199,7 @@ static int del(const struct kernel_drive *d, bool force, struct fault *f)
 		      (force && drive_get(d->name, &now, &ignored) == 0)))
 		r = drive_by_kernel(kernel_del, d, force, f);
 	if (r < 0 && !force && drive_get(d->name, &now, &ignored) == 0 && now.openers &&
-	    holders_describe(&now, who, sizeof(who)))
+	    holders_describe(now.name, 0, who, sizeof(who)))
 		fault_set(f, EXIT_REFUSED, "%s is busy: %s; --force removes it all the same",
 			  d->name, who);
 	return r;

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "holders.h"
+
 #define EJECT_MS	15000
 #define FORCE_MS	1500	/* then the kernel is told directly */
 
@@ -66,7 +68,7 @@ static void explain(const struct kernel_drive *before, struct fault *f)
 
 	if (!still_there(before, &d) || !(d.openers || d.state & SPICEBD_STATE_LOCKED))
 		return;
-	if (holders_describe(&d, who, sizeof(who)))
+	if (holders_describe(d.name, 0, who, sizeof(who)))
 		fault_set(f, EXIT_REFUSED, "%s is busy: %s; --force ejects it all the same", d.name,
 			  who);
 	else if (d.state & SPICEBD_STATE_LOCKED)

@@ -9,6 +9,7 @@
 
 #include "fdset.h"
 #include "linkconf.h"
+#include "text.h"
 
 static const char *const type_names[] = {
 	[SOURCE_SPICE] = "spice",
@@ -39,20 +40,10 @@ void source_unref(struct source *s)
 
 char *source_clean_name(const char *name)
 {
-	char *utf8 = g_utf8_make_valid(name, -1);
-	GString *out = g_string_new(NULL);
+	char out[256];
 
-	for (const char *p = utf8; *p && out->len < 255; p = g_utf8_next_char(p)) {
-		gunichar c = g_utf8_get_char(p);
-		GUnicodeType type = g_unichar_type(c);
-
-		if (type == G_UNICODE_CONTROL || type == G_UNICODE_FORMAT ||
-		    type == G_UNICODE_LINE_SEPARATOR || type == G_UNICODE_PARAGRAPH_SEPARATOR)
-			c = '?';
-		g_string_append_unichar(out, c);
-	}
-	g_free(utf8);
-	return g_string_free(out, FALSE);
+	text_clean(out, sizeof(out), name, strlen(name));
+	return g_strdup(out);
 }
 
 /* spice:[LINK/][NAME]: a medium's name holds no '/', so the first one divides. */

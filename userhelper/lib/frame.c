@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "frame.h"
+#include "text.h"
 
 #define PING_MS_MIN	100u
 #define PING_MS_MAX	3600000u
@@ -50,58 +51,6 @@ static bool all_zero(const uint8_t *p, size_t len)
 }
 
 /* ---- names and texts ---- */
-
-/* Returns the length of the UTF-8 sequence at s, or 0 if there is none. */
-static size_t utf8_decode(const uint8_t *s, size_t len, uint32_t *cp)
-{
-	static const uint32_t lowest[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t n, i;
-
-	if (s[0] < 0x80) {
-		*cp = s[0];
-		return 1;
-	}
-	if ((s[0] & 0xe0) == 0xc0)
-		n = 2;
-	else if ((s[0] & 0xf0) == 0xe0)
-		n = 3;
-	else if ((s[0] & 0xf8) == 0xf0)
-		n = 4;
-	else
-		return 0;
-	if (len < n)
-		return 0;
-	*cp = s[0] & (0x7f >> n);
-	for (i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-		*cp = *cp << 6 | (s[i] & 0x3f);
-	}
-	if (*cp < lowest[n] || *cp > 0x10ffff || (*cp >= 0xd800 && *cp <= 0xdfff))
-		return 0;
-	return n;
-}
-
-/* What could move, hide or break the line that it is shown on. */
-static bool cp_is_control(uint32_t cp)
-{
-	return cp < 0x20 || (cp >= 0x7f && cp <= 0x9f) || cp == 0x61c ||
-	       cp == 0x200e || cp == 0x200f || (cp >= 0x2028 && cp <= 0x202e) ||
-	       (cp >= 0x2066 && cp <= 0x2069);
-}
-
-static bool text_ok(const uint8_t *s, size_t len)
-{
-	uint32_t cp;
-	size_t n;
-
-	for (; len; s += n, len -= n) {
-		n = utf8_decode(s, len, &cp);
-		if (!n || cp_is_control(cp))
-			return false;
-	}
-	return true;
-}
 
 bool frame_name_ok(const char *name, size_t len)
 {
@@ -184,26 +133,20 @@ size_t frame_pack_u64(struct frame_tx *tx, uint8_t *out, uint16_t type, uint64_t
 }
 
 /* The text is ours or libc's, so it is made to fit rather than refused. */
+static size_t put_text(uint8_t *p, const char *text)
+{
+	char s[FRAME_TEXT_MAX + 1];
+	size_t len = text ? text_clean(s, sizeof(s), text, strlen(text)) : 0;
+
+	memcpy(p, s, len);
+	return len;
+}
+
 size_t frame_pack_code(struct frame_tx *tx, uint8_t *out, uint16_t type,
 		       uint32_t stream, uint32_t code, const char *text)
 {
-	const uint8_t *s = (const uint8_t *)(text ? text : "");
-	uint8_t *p = out + FRAME_HEADER_LEN + 4;
-	size_t left = strlen((const char *)s), len = 0, n;
-	uint32_t cp;
+	size_t len = put_text(out + FRAME_HEADER_LEN + 4, text);
 
-	for (; left; s += n, left -= n) {
-		n = utf8_decode(s, left, &cp);
-		if (len + (n ? n : 1) > FRAME_TEXT_MAX)
-			break;
-		if (!n || cp_is_control(cp)) {
-			p[len++] = '?';
-			n = n ? n : 1;
-		} else {
-			memcpy(p + len, s, n);
-			len += n;
-		}
-	}
 	frame_put_header(tx, out, type, stream, 4 + len);
 	put32(out + FRAME_HEADER_LEN, code);
 	return FRAME_HEADER_LEN + 4 + len;

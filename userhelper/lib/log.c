@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "text.h"
+
 static const char *log_program = "spicebd";
 static bool log_debug_on;
 static bool log_level_prefix;
@@ -44,9 +46,7 @@ void log_line(enum log_level level, const char *fmt, ...)
 	n += start;
 	if (n > (int)sizeof(line) - 2)
 		n = sizeof(line) - 2;
-	for (int i = start; i < n; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-			line[i] = '?';
+	n = start + text_clean(line + start, sizeof(line) - start - 1, line + start, n - start);
 	line[n++] = '\n';
 	if (write(STDERR_FILENO, line, n) < 0)
 		return;	/* nowhere to tell it */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "sock.h"
+#include "text.h"
 
 static bool ui_json;
 static bool live_possible, live_shown;
@@ -35,13 +36,16 @@ static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 static void say(const char *fmt, ...)
 {
+	g_autofree char *line = NULL;
 	va_list ap;
 
 	ui_end();
 	va_start(ap, fmt);
-	vprintf(fmt, ap);
+	line = g_strdup_vprintf(fmt, ap);
 	va_end(ap);
-	putchar('\n');
+	/* In its own place: the text never grows. */
+	text_clean(line, strlen(line) + 1, line, strlen(line));
+	puts(line);
 	fflush(stdout);
 }
 
@@ -52,13 +56,15 @@ static void json_string(GString *s, const char *text)
 	g_autofree char *valid = g_utf8_make_valid(text, -1);
 
 	g_string_append_c(s, '"');
-	for (const char *c = valid; *c; c++) {
-		if (*c == '"' || *c == '\\')
+	for (const char *c = valid; *c; c = g_utf8_next_char(c)) {
+		gunichar u = g_utf8_get_char(c);
+
+		if (u == '"' || u == '\\')
 			g_string_append_printf(s, "\\%c", *c);
-		else if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			g_string_append_printf(s, "\\u%04x", *c);
+		else if (text_is_control(u))
+			g_string_append_printf(s, "\\u%04x", u);
 		else
-			g_string_append_c(s, *c);
+			g_string_append_unichar(s, u);
 	}
 	g_string_append_c(s, '"');
 }

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Who has a drive, or a partition of it: mounts, and open files of processes. */
+#ifndef SPICEBD_HOLDERS_H
+#define SPICEBD_HOLDERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/**
+ * holders_describe() - name the users of a drive
+ * @name: of the disk, as in /sys/block
+ * @users: how many opens the kernel counts: without CAP_SYS_PTRACE another
+ *	user's processes cannot be seen, and are told as a number; 0: leave them out
+ * @out: out: "mounted on A and B; open by PID 5 (dd), 7 (cat)", without control
+ *	characters; cut to @size
+ *
+ * Return: false when nobody was found: it may be another mount namespace's
+ * mount, swap, or a device stacked on it
+ */
+bool holders_describe(const char *name, unsigned int users, char *out, size_t size);
+
+#endif /* SPICEBD_HOLDERS_H */
