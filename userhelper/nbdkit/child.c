@@ -17,7 +17,7 @@ enum { CHILD_LISTEN = 3, CHILD_MEDIUM, CHILD_LOCK };
  */
 int child_start(struct server *s)
 {
-	const struct spawn_fd fds[] = {
+	const struct childproc_fd fds[] = {
 		{ s->listen_fd, CHILD_LISTEN },
 		{ s->medium_fd, CHILD_MEDIUM },
 		{ s->lock_fd, CHILD_LOCK },
@@ -50,6 +50,6 @@ int child_start(struct server *s)
 	argv[n] = NULL;
 
 	random_bytes(s->incarnation, sizeof(s->incarnation));
-	s->pid = spawn(argv, fds, 3, -1, true, &s->err);
+	s->pid = childproc_spawn(argv, fds, 3, -1, true, &s->err);
 	return s->pid < 0 ? (int)s->pid : 0;
 }

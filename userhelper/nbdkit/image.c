@@ -136,14 +136,14 @@ int image_start(struct server *s, struct nbdkit_answer *a)
 	s->image_fd = fcntl(fd, F_DUPFD_CLOEXEC, 10);
 	close(fd);
 	if (s->image_fd >= 0) {
-		const struct spawn_fd fds[] = {
+		const struct childproc_fd fds[] = {
 			{ s->image_fd, CHILD_IMAGE },
 			{ s->medium_fd, CHILD_FOLDER },
 			{ s->lock_fd, CHILD_LOCK },
 			{ s->image_fd, CHILD_STDOUT },
 		};
 
-		s->pid = spawn(argv, fds, s->job.mode == NBDKIT_FOLDER_ISO ? 4 : 3,
+		s->pid = childproc_spawn(argv, fds, s->job.mode == NBDKIT_FOLDER_ISO ? 4 : 3,
 			       s->medium_fd, false, &s->err);
 	}
 	if (s->image_fd < 0 || s->pid < 0) {

@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "childproc.h"
+#include "errtext.h"
 #include "nbdkitproto.h"
 
 #define PEERS_MAX	8
@@ -22,16 +24,6 @@
 #define KILL_TIMEOUT_MS	10000		/* then FENCE and STOP answer with an error */
 #define IMAGE_TIMEOUT_MS 600000		/* making the image of a folder */
 #define JOB_TIMEOUT_MS	10000		/* from our start to the job */
-
-/* What a child says on stderr: each line is logged, the last one kept. */
-struct errtext {
-	int fd;				/* pipe, non-blocking; -1 */
-	char line[512];
-	size_t len;
-	char last[200];
-	unsigned int lines;		/* logged since window */
-	long long window;
-};
 
 /* The handshake by which a new nbdkit shows that it serves the medium. */
 struct probe {
@@ -88,22 +80,6 @@ void answer_error(struct nbdkit_answer *a, int error, const char *fmt, ...)
 int paths_claim(struct server *s, struct nbdkit_answer *a);
 void paths_release(struct server *s);
 int paths_connect(const struct server *s);
-
-/* spawn.c */
-struct spawn_fd {
-	int from, to;
-};
-
-/*
- * Start @argv with exactly these descriptors beside 0 (null), 1 and 2 (@err);
- * it dies with us. @cwd: descriptor of its working directory or -1.
- */
-pid_t spawn(char *const argv[], const struct spawn_fd *fds, int n_fds, int cwd,
-	    bool listens, struct errtext *err);
-
-/* errtext.c */
-void errtext_read(struct errtext *e);
-void errtext_finish(struct errtext *e);
 
 /* image.c */
 int image_start(struct server *s, struct nbdkit_answer *a);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Starting a child that has what it needs, nothing else, and dies with us. */
-#include "server.h"
+#include "childproc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +34,7 @@ static void child_say(const char *what, const char *program)
 	dprintf(STDERR_FILENO, "%s%s: %s\n", what, program, strerror(errno));
 }
 
-static void child(char *const argv[], const struct spawn_fd *fds, int n_fds, int cwd,
+static void child(char *const argv[], const struct childproc_fd *fds, int n_fds, int cwd,
 		  bool listens, int err_fd, pid_t parent)
 {
 	sigset_t none;
@@ -66,8 +65,8 @@ static void child(char *const argv[], const struct spawn_fd *fds, int n_fds, int
 	_exit(errno == ENOENT ? 127 : 126);
 }
 
-pid_t spawn(char *const argv[], const struct spawn_fd *fds, int n_fds, int cwd,
-	    bool listens, struct errtext *err)
+pid_t childproc_spawn(char *const argv[], const struct childproc_fd *fds, int n_fds, int cwd,
+		      bool listens, struct errtext *err)
 {
 	pid_t parent = getpid(), pid;
 	int p[2];

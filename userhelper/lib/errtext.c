@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A child's stderr. */
-#include "server.h"
+#include "errtext.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,15 +12,19 @@
 #define LINES_MAX	20	/* logged in LINES_MS; a bad disk says much */
 #define LINES_MS	10000
 
-static void log_limited(struct errtext *e, const char *line)
+/* One limit for all children of a process: a stranger may cause many of them. */
+static void log_limited(const char *line)
 {
-	if (now_ms() - e->window >= LINES_MS) {
-		if (e->lines > LINES_MAX)
-			log_warn("nbdkit: %u more lines not shown", e->lines - LINES_MAX);
-		e->window = now_ms();
-		e->lines = 0;
+	static unsigned int lines;
+	static long long window;
+
+	if (now_ms() - window >= LINES_MS) {
+		if (lines > LINES_MAX)
+			log_warn("nbdkit: %u more lines not shown", lines - LINES_MAX);
+		window = now_ms();
+		lines = 0;
 	}
-	if (e->lines++ < LINES_MAX)
+	if (lines++ < LINES_MAX)
 		log_info("%s", line);
 }
 
@@ -33,7 +36,7 @@ static void line_done(struct errtext *e)
 	e->len = 0;
 	if (!*text)
 		return;
-	log_limited(e, text);
+	log_limited(text);
 	if (!strncmp(text, "nbdkit: ", 8))
 		text += 8;
 	snprintf(e->last, sizeof(e->last), "%.199s", text);
