@@ -55,6 +55,8 @@ static void parse_all(const struct frame_header *h, const uint8_t *p)
 		     !memcmp(text, p + 4, strlen(text)));
 	}
 	frame_parse_u32s(p, h->length, v, h->length % 5);
+	frame_parse_notice(p, h->length, &v[0], &v[1], text);
+	frame_parse_eject(p, h->length, &v[0], &v[1], &v[2]);
 	frame_parse_u64(p, h->length, &u);
 	frame_name_ok((const char *)p, h->length);
 	must(frame_type_str(h->type) && frame_code_str(h->stream));

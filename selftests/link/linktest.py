@@ -105,8 +105,9 @@ class Daemon:
                 select.select([], [], [], 0.02)
         self.seen = []
 
-    def send(self, type_, port=0, offer=0, tag=0, flags=0):
-        self.sock.send(Msg.HEAD.pack(type_, port, offer, tag, flags, 0, 0, 0).ljust(512, b"\0"))
+    def send(self, type_, port=0, offer=0, tag=0, flags=0, u=b""):
+        head = Msg.HEAD.pack(type_, port, offer, tag, flags, 0, 0, 0)
+        self.sock.send((head + u).ljust(512, b"\0"))
 
     def recv(self, timeout=10):
         self.sock.settimeout(max(timeout, 0.001))
@@ -276,8 +277,11 @@ MAGIC = b"SBDF"
 HEADER = struct.Struct("<4sHHIIII")
 
 
-def hello(epoch, role=2, version=1, ping=5000, timeout=15000):
-    return struct.pack("<HHIIIII", version, role, 0, epoch, 65536, ping, timeout) + \
+CAP_ANSWERS = 2
+
+
+def hello(epoch, role=2, version=1, ping=5000, timeout=15000, caps=0):
+    return struct.pack("<HHIIIII", version, role, caps, epoch, 65536, ping, timeout) + \
         bytes(32) + b"B" * 16 + b"I" * 16 + bytes(8)
 
 
@@ -382,7 +386,9 @@ class Share:
     "manual" says hello and leaves the rest to the test.
     """
 
-    def __init__(self, uri, password="", mode="serve", offers=(), nbd=None, ca_file=None):
+    def __init__(self, uri, password="", mode="serve", offers=(), nbd=None, ca_file=None,
+                 caps=0):
+        self.caps = caps
         self.mode, self.offers, self.nbd = mode, list(offers), nbd
         self.events = queue.Queue()
         self.ports, self.up = {}, set()
@@ -496,7 +502,7 @@ class Share:
             port.epoch, port.seq, port.secret = epoch, 0, payload[24:56]
             if self.mode == "mute":
                 return
-            self.send(cid, HELLO, hello(epoch))
+            self.send(cid, HELLO, hello(epoch, caps=self.caps))
             for o in self.offers:
                 self.send(cid, F_OFFER, o)
             if self.offers:
@@ -523,7 +529,8 @@ class Share:
                 st.close()
             self.events.put(("close", cid, (stream, payload)))
         elif type_ == F_NOTICE:
-            self.events.put(("notice", cid, struct.unpack("<II", payload)))
+            self.events.put(("notice", cid, (*struct.unpack("<II", payload[:8]),
+                                             payload[8:].decode())))
         elif type_ == BYE:
             self.events.put(("bye", cid, payload))
 

@@ -671,6 +671,42 @@ static void test_numbers(void)
 	CHECK(n == 32 && frame_parse_u64(p, 8, &u) && u == 0x1122334455667788);
 }
 
+static void test_eject_and_answer(void)
+{
+	struct frame_tx tx = { .epoch = 5 };
+	char text[FRAME_TEXT_MAX + 1], big[2000] = "";
+	uint8_t b[FRAME_SMALL_MAX], *p = b + FRAME_HEADER_LEN;
+	uint32_t what, offer, flags, by;
+	size_t n, len;
+
+	/* as every version has it: 8 bytes */
+	n = frame_pack_eject(&tx, b, 3, FRAME_EJECT_FORCE, 9);
+	for (len = 0; len < 40; len++)
+		CHECK(frame_parse_eject(p, len, &offer, &flags, &by) == (len == 8));
+	CHECK(n == 32 && frame_parse_eject(p, 8, &offer, &flags, &by));
+	CHECK(offer == 3 && flags == FRAME_EJECT_FORCE && !by);
+	n = frame_pack_eject(&tx, b, 3, FRAME_EJECT_REPLACE, 9);
+	for (len = 0; len < 40; len++)
+		CHECK(frame_parse_eject(p, len, &offer, &flags, &by) == (len == 12));
+	CHECK(n == 36 && frame_parse_eject(p, 12, &offer, &flags, &by) && offer == 3 && by == 9);
+
+	n = frame_pack_notice(&tx, b, FRAME_NOTICE_BUSY, 3, NULL);
+	CHECK(n == 32 && frame_parse_notice(p, 8, &what, &offer, text));
+	CHECK(what == FRAME_NOTICE_BUSY && offer == 3 && !*text);
+	for (len = 0; len < 8; len++)
+		CHECK(!frame_parse_notice(p, len, &what, &offer, text));
+	while (strlen(big) < 1900)
+		strcat(big, "mounted on /\xe2\x82\xac\n\xff");
+	n = frame_pack_notice(&tx, b, FRAME_NOTICE_BUSY, 3, big);
+	CHECK(n <= sizeof(b) && frame_parse_notice(p, n - 24, &what, &offer, text));
+	CHECK(strlen(text) > FRAME_TEXT_MAX - 4 && !memcmp(text, "mounted on /", 12));
+	memset(p + 8, 'a', FRAME_TEXT_MAX + 1);
+	CHECK(frame_parse_notice(p, 8 + FRAME_TEXT_MAX, &what, &offer, text));
+	CHECK(!frame_parse_notice(p, 8 + FRAME_TEXT_MAX + 1, &what, &offer, text));
+	p[9] = '\n';
+	CHECK(!frame_parse_notice(p, 20, &what, &offer, text));
+}
+
 static void test_texts(void)
 {
 	struct frame_tx tx = { .epoch = 5 };
@@ -783,6 +819,7 @@ static const struct {
 	{ test_offer_fields, "every field of OFFER" },
 	{ test_numbers, "numbers" },
 	{ test_texts, "texts" },
+	{ test_eject_and_answer, "requests for a medium and their answers" },
 	{ test_names, "names" },
 	{ test_strings, "strings" },
 };

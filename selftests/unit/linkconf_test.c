@@ -66,6 +66,7 @@ static void test_defaults(void)
 	CHECK(parse("address=unix:/s", &c) == 0);
 	CHECK(!strcmp(c.name, "t") && !strcmp(linkconf_is_unix(&c), "/s"));
 	CHECK(c.memory_max == 256 && c.socket_mode == 0600 && !c.insecure);
+	CHECK(c.client_force && c.client_change);
 	CHECK(c.ping_interval == 5000 && c.ping_timeout == 15000 && c.hello_timeout == 10000);
 	CHECK(!c.password_file[0] && !c.tls_cert[0] && !c.tls_key[0] && !c.tls_ca[0] && !c.user[0]);
 }
@@ -76,12 +77,14 @@ static void test_all_keys(void)
 
 	CHECK(parse("# all\n\n \t address \t=  [::1]:5900 \r\npassword-file=/p w\n"
 		    "tls-cert=/c\ntls-key=/k\ntls-ca=/a\ninsecure=yes\nmemory-max=32\nuser=u=v\n"
-		    "socket-mode=0666\nping-interval=0.1\nping-timeout=2.25\nhello-timeout=3600",
+		    "socket-mode=0666\nping-interval=0.1\nping-timeout=2.25\nhello-timeout=3600\n"
+		    "client-force=no\nclient-change=no",
 		    &c) == 0);
 	CHECK(!strcmp(c.address, "[::1]:5900") && !linkconf_is_unix(&c));
 	CHECK(!strcmp(c.password_file, "/p w") && !strcmp(c.user, "u=v") && c.insecure);
 	CHECK(!strcmp(c.tls_cert, "/c") && !strcmp(c.tls_key, "/k") && !strcmp(c.tls_ca, "/a"));
 	CHECK(c.memory_max == 32 && c.socket_mode == 0666);
+	CHECK(!c.client_force && !c.client_change);
 	CHECK(c.ping_interval == 100 && c.ping_timeout == 2250 && c.hello_timeout == 3600000);
 }
 

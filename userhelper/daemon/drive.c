@@ -369,6 +369,16 @@ static void compare(struct drive *d)
 	}
 }
 
+/* Whoever has the medium sees why it does not come back. */
+static void lock_changed(struct drive *d)
+{
+	struct medium *m = d->medium;
+
+	if (m && m->state == MEDIUM_IN)
+		m->source->ops->notice(m->source, d->k.state & SPICEBD_STATE_LOCKED ?
+				       SOURCE_LOCKED : SOURCE_UNLOCKED, NULL);
+}
+
 static void on_drive_event(const struct kernel_drive *k)
 {
 	struct drive *d = drive_at(k->index);
@@ -387,6 +397,9 @@ static void on_drive_event(const struct kernel_drive *k)
 	case SPICEBD_EVENT_TRAY_MOVED:
 		if (k->tray == SPICEBD_TRAY_OPEN && drive_refresh(d, NULL) == 0)
 			tray_opened(d);
+		break;
+	case SPICEBD_EVENT_LOCK_CHANGED:
+		lock_changed(d);
 		break;
 	case SPICEBD_EVENT_MEDIUM_CHANGED:
 	case SPICEBD_EVENT_HELPER_LOST:

@@ -15,6 +15,7 @@
 
 #include "log.h"
 #include "sock.h"
+#include "text.h"
 #include "work.h"
 
 #define RETRY_MIN_MS	100
@@ -190,12 +191,15 @@ void links_want_port(uint32_t port, bool want)
 	}
 }
 
-void links_notice(struct link *l, uint32_t port, uint32_t offer, uint32_t what)
+void links_notice(struct link *l, uint32_t port, uint32_t offer, uint32_t what,
+		  const char *text)
 {
 	struct link_msg m = {
 		.type = LINK_NOTICE, .port = port, .offer = offer, .flags = what,
 	};
 
+	if (text)
+		text_clean(m.u.notice.text, sizeof(m.u.notice.text), text, strlen(text));
 	link_send(l, &m);
 }
 
@@ -250,12 +254,15 @@ static const char *on_port_up(struct link *l, const struct link_msg *m)
 	p->up = true;
 	p->epoch = m->epoch;
 	memcpy(p->boot_id, m->u.peer.boot_id, sizeof(p->boot_id));
+	memcpy(p->instance, m->u.peer.instance, sizeof(p->instance));
 	changed(l);
 	return NULL;
 }
 
 static const char *on_port_down(struct link *l, const struct link_msg *m)
 {
+	if (l->ports[m->port] && m->flags & 1)
+		memcpy(l->ended, l->ports[m->port]->instance, sizeof(l->ended));
 	g_free(l->ports[m->port]);
 	l->ports[m->port] = NULL;
 	fail_opens(l, m->port, "the share's connection ended");
@@ -371,16 +378,29 @@ static const char *on_stream_failed(struct link *l, const struct link_msg *m)
 	return NULL;
 }
 
+static const struct link_offer *offer_by_id(const struct link_port *p, uint32_t id)
+{
+	for (unsigned int i = 0; p && i < p->nr_offers; i++)
+		if (p->offers[i].id == id)
+			return &p->offers[i];
+	return NULL;
+}
+
 static const char *on_eject_request(struct link *l, const struct link_msg *m)
 {
-	struct link_port *p = l->ports[m->port];
+	const struct link_offer *o = offer_by_id(l->ports[m->port], m->offer);
+	const struct link_offer *by = offer_by_id(l->ports[m->port], m->u.eject.by);
+	struct link_ask a = {
+		.link = l->name, .port = m->port, .force = m->flags & FRAME_EJECT_FORCE,
+	};
 
-	for (unsigned int i = 0; p && i < p->nr_offers; i++) {
-		if (p->offers[i].id == m->offer) {
-			on_eject(l->name, m->port, p->offers[i].medium_id);
-			break;
-		}
-	}
+	/* Withdrawn since it was sent. */
+	if (!o || (m->flags & FRAME_EJECT_REPLACE && !by))
+		return NULL;
+	a.medium_id = o->medium_id;
+	if (m->flags & FRAME_EJECT_REPLACE)
+		a.by = by->medium_id;
+	on_eject(&a);
 	return NULL;
 }
 

@@ -35,6 +35,7 @@ struct link_port {
 	bool up, complete;
 	uint32_t epoch;
 	uint8_t boot_id[FRAME_UUID_LEN];
+	uint8_t instance[FRAME_UUID_LEN];
 	unsigned int nr_offers;
 	struct link_offer offers[FRAME_OFFERS_MAX];
 };
@@ -46,6 +47,7 @@ struct link {
 	unsigned int tries;
 	bool ready;
 	bool client;			/* a Spice client is connected */
+	uint8_t ended[FRAME_UUID_LEN];	/* share that said last that it ends */
 	struct link_port *ports[SPICEBD_MAX_DRIVES];
 };
 
@@ -64,7 +66,20 @@ struct link_open {
 	char text[128];
 };
 
-typedef void (*links_eject_fn)(const char *link, uint32_t port, const uint8_t *medium_id);
+/**
+ * struct link_ask - a share wants its medium back
+ * @force: ... whoever uses it
+ * @by: another medium of the same port that shall come instead, or NULL
+ */
+struct link_ask {
+	const char *link;
+	uint32_t port;
+	const uint8_t *medium_id;
+	bool force;
+	const uint8_t *by;
+};
+
+typedef void (*links_eject_fn)(const struct link_ask *a);
 typedef void (*links_changed_fn)(const char *link);
 
 /**
@@ -82,7 +97,9 @@ GList *links_all(void);
 struct link *links_find(const char *name);
 const struct link_offer *link_port_offer(const struct link_port *p, const uint8_t *medium_id);
 
-void links_notice(struct link *l, uint32_t port, uint32_t offer, uint32_t what);
+/* @text: for the share's user, or NULL */
+void links_notice(struct link *l, uint32_t port, uint32_t offer, uint32_t what,
+		  const char *text);
 void links_reset_port(struct link *l, uint32_t port);
 
 /* Ask for a stream; the answer is in @o->done, @o->fd, @o->error. */

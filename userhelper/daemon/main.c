@@ -17,6 +17,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "adopt.h"
+#include "asks.h"
 #include "control.h"
 #include "drive.h"
 #include "links.h"
@@ -78,30 +79,6 @@ static void parse_options(int argc, char **argv)
 		exit(2);
 	}
 	log_init("spicebdd", debug);
-}
-
-/* Events from shares. */
-
-static void share_answered(int r, const struct derr *e, void *arg)
-{
-	struct source *s = arg;
-
-	if (r < 0) {
-		log_notice("%s", e->text);
-		s->ops->notice(s, SOURCE_BUSY);
-	}
-	source_unref(s);
-}
-
-static void on_eject_request(const char *link, uint32_t port, const uint8_t *medium_id)
-{
-	struct drive *d = drive_at(port);
-
-	if (!d || !d->medium || !source_is_offer(d->medium->source, link, medium_id))
-		return;
-	log_info("drive %s: its share asks for the medium back", d->k.name);
-	/* Never by force: a person far away does not break a mount here. */
-	drive_eject_asked(d, share_answered, source_ref(d->medium->source));
 }
 
 /* The end. */
@@ -189,7 +166,7 @@ static void serve(void)
 	loop = g_main_loop_new(NULL, FALSE);
 	g_unix_signal_add(SIGTERM, on_signal, NULL);
 	g_unix_signal_add(SIGINT, on_signal, NULL);
-	links_init(on_eject_request, control_media_event);
+	links_init(asks_take, control_media_event);
 	drives_follow();
 	adopt_start();
 	control_listen();

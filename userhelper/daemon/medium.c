@@ -364,7 +364,7 @@ void medium_out(struct medium *m)
 	m->state = MEDIUM_OUT;
 	stop_waiting(m);
 	medium_release(m);
-	m->source->ops->notice(m->source, SOURCE_EJECTED);
+	m->source->ops->notice(m->source, SOURCE_EJECTED, NULL);
 	m->source->ops->close(m->source, unanswered);
 	if (d->medium == m)
 		d->medium = NULL;

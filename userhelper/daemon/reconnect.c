@@ -217,7 +217,7 @@ static void step_end(void *arg)
 	if (state_save(&e) < 0)
 		log_err("%s", e.text);
 	log_notice("drive %s: far end is back", m->drive->k.name);
-	m->source->ops->notice(m->source, SOURCE_INSERTED);
+	m->source->ops->notice(m->source, SOURCE_INSERTED, NULL);
 	control_link_event(m->drive, true, NULL);
 	change_wake();
 }

@@ -27,6 +27,8 @@ enum source_notice {
 	SOURCE_INSERTED,
 	SOURCE_EJECTED,
 	SOURCE_BUSY,
+	SOURCE_LOCKED,
+	SOURCE_UNLOCKED,
 };
 
 struct source;
@@ -56,7 +58,8 @@ struct source_ops {
 	int (*resume)(struct source *s, bool need_fence, struct source_resume *out,
 		      struct task *t, struct derr *e);
 	struct nbd_handle *(*connect)(struct source *s, struct task *t, struct derr *e);
-	void (*notice)(struct source *s, enum source_notice what);
+	/* @text: for whoever is there, or NULL */
+	void (*notice)(struct source *s, enum source_notice what, const char *text);
 	/*
 	 * The medium is out. @unanswered: requests may still be under way.
 	 * The server ends, if it is ours.
@@ -109,6 +112,8 @@ struct source *source_parse(const char *text, const char *filename, struct derr 
 struct source *source_nbd_new(const char *uri);
 struct source *source_file_new(int fd, const char *filename, struct derr *e);
 struct source *source_spice_new(const char *link, const char *medium);
+/* By identity rather than by name. */
+struct source *source_spice_of(const char *link, const uint8_t *medium_id);
 
 struct source *source_from_state(JsonObject *o);
 JsonObject *source_to_state(struct source *s);

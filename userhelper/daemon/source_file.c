@@ -174,7 +174,7 @@ static struct nbd_handle *file_connect(struct source *s, struct task *t, struct 
 	return nbdconn_socket(fd, t, e);
 }
 
-static void file_notice(struct source *s, enum source_notice what)
+static void file_notice(struct source *s, enum source_notice what, const char *text)
 {
 }
 

@@ -16,10 +16,12 @@
 struct source_spice {
 	struct source s;
 	char *want_link, *want_name;
+	bool want_id;			/* medium_id, whatever its name */
 	char link[32];
 	uint8_t medium_id[FRAME_UUID_LEN];
 	uint8_t incarnation[FRAME_UUID_LEN];
 	uint8_t boot_id[FRAME_UUID_LEN];
+	uint8_t instance[FRAME_UUID_LEN];	/* of the share */
 	uint64_t size;
 	uint32_t epoch;
 	bool opened;
@@ -46,6 +48,7 @@ static void take_offer(struct source_spice *x, const struct link *l, const struc
 	memcpy(x->medium_id, o->medium_id, sizeof(x->medium_id));
 	memcpy(x->incarnation, o->incarnation, sizeof(x->incarnation));
 	memcpy(x->boot_id, p->boot_id, sizeof(x->boot_id));
+	memcpy(x->instance, p->instance, sizeof(x->instance));
 	x->size = o->size;
 	g_free(x->s.name);
 	x->s.name = source_clean_name(o->name);
@@ -75,6 +78,8 @@ static void look_at_port(struct search *f, const struct link *l, const struct li
 		t = f->names;
 		f->names = t ? g_strdup_printf("%s, %s", t, o->name) : g_strdup(o->name);
 		g_free(t);
+		if (f->x->want_id && memcmp(f->x->medium_id, o->medium_id, FRAME_UUID_LEN))
+			continue;
 		if (f->x->want_name && strcmp(f->x->want_name, o->name))
 			continue;
 		if (!f->matches++)
@@ -110,6 +115,8 @@ static int explain(struct search *f, struct derr *e)
 {
 	const char *n = f->x->want_name;
 
+	if (f->x->want_id)
+		return derr_set(e, ENOENT, "the medium is not offered any more");
 	if (f->matches > 1 && n)
 		return derr_set(e, ENOTUNIQ, "several media are called '%s': name the link: "
 				"spice:LINK/%s", n, n);
@@ -145,7 +152,7 @@ static int spice_open(struct source *s, struct task *t, struct derr *e)
 		uint64_t seq = change_seq();
 
 		main_call(look, &f);
-		if (f.matches == 1 && (f.x->want_name || f.lists))
+		if (f.matches == 1 && (f.x->want_name || f.x->want_id || f.lists))
 			break;
 		/* A list that is there and lacks it will not grow by waiting. */
 		r = f.lists || !f.links ? -ENOENT : task_wait(t, seq, "Spice", e);
@@ -241,6 +248,14 @@ struct again {
 	struct derr *e;
 };
 
+static bool knows(const struct source_spice *x, const uint8_t *instance)
+{
+	static const uint8_t none[FRAME_UUID_LEN];
+
+	return memcmp(x->instance, none, sizeof(none)) &&
+	       !memcmp(x->instance, instance, sizeof(x->instance));
+}
+
 static void look_again(void *arg)
 {
 	struct again *a = arg;
@@ -250,6 +265,8 @@ static void look_again(void *arg)
 	const struct link_offer *o;
 
 	a->lacks = "no share is connected";
+	if (!p && l && knows(x, l->ended))
+		a->stale = derr_set(a->e, ESTALE, "the share was ended by its user");
 	if (!p || !p->complete)
 		return;
 	/*
@@ -265,6 +282,9 @@ static void look_again(void *arg)
 	}
 	o = link_port_offer(p, x->medium_id);
 	a->lacks = "the share does not offer the medium any more";
+	/* Another share may just be in its place; the same one took it back. */
+	if (!o && knows(x, p->instance))
+		a->stale = derr_set(a->e, ESTALE, "the share took it back");
 	if (!o)
 		return;
 	if (o->size != x->size) {
@@ -281,6 +301,7 @@ static void look_again(void *arg)
 	a->out->flush_lost = memcmp(p->boot_id, x->boot_id, sizeof(x->boot_id)) != 0;
 	memcpy(x->incarnation, o->incarnation, sizeof(x->incarnation));
 	memcpy(x->boot_id, p->boot_id, sizeof(x->boot_id));
+	memcpy(x->instance, p->instance, sizeof(x->instance));
 	a->found = true;
 }
 
@@ -306,12 +327,14 @@ static int spice_resume(struct source *s, bool need_fence, struct source_resume 
 	}
 }
 
-static void spice_notice(struct source *s, enum source_notice what)
+static void spice_notice(struct source *s, enum source_notice what, const char *text)
 {
 	static const uint32_t codes[] = {
 		[SOURCE_INSERTED] = FRAME_NOTICE_INSERTED,
 		[SOURCE_EJECTED] = FRAME_NOTICE_EJECTED,
 		[SOURCE_BUSY] = FRAME_NOTICE_BUSY,
+		[SOURCE_LOCKED] = FRAME_NOTICE_LOCKED,
+		[SOURCE_UNLOCKED] = FRAME_NOTICE_UNLOCKED,
 	};
 	struct source_spice *x = spice_of(s);
 	struct link *l;
@@ -319,7 +342,7 @@ static void spice_notice(struct source *s, enum source_notice what)
 	const struct link_offer *o = p ? link_port_offer(p, x->medium_id) : NULL;
 
 	if (o)
-		links_notice(l, s->drive, o->id, codes[what]);
+		links_notice(l, s->drive, o->id, codes[what], text);
 }
 
 static void spice_out(struct source *s, bool unanswered)
@@ -357,6 +380,7 @@ static void spice_save(struct source *s, JsonObject *o)
 	set_hex(o, "medium-id", x->medium_id);
 	set_hex(o, "incarnation", x->incarnation);
 	set_hex(o, "boot-id", x->boot_id);
+	set_hex(o, "instance", x->instance);
 }
 
 static int spice_load(struct source *s, JsonObject *o)
@@ -371,6 +395,9 @@ static int spice_load(struct source *s, JsonObject *o)
 	if (!x->link[0] || !get_hex(o, "medium-id", x->medium_id) ||
 	    !get_hex(o, "incarnation", x->incarnation) || !get_hex(o, "boot-id", x->boot_id))
 		return -EINVAL;
+	/* Not in the state of older versions: then its end is not known by it. */
+	if (!get_hex(o, "instance", x->instance))
+		memset(x->instance, 0, sizeof(x->instance));
 	memcpy(s->store, x->medium_id, sizeof(x->medium_id));
 	s->store_len = sizeof(x->medium_id);
 	return 0;
@@ -409,6 +436,16 @@ struct source *source_spice_new(const char *link, const char *medium)
 	x->want_name = g_strdup(medium);
 	x->s.uri = g_strdup_printf("spice:%s%s%s", link ?: "", link ? "/" : "", medium ?: "");
 	return &x->s;
+}
+
+struct source *source_spice_of(const char *link, const uint8_t *medium_id)
+{
+	struct source *s = source_spice_new(link, NULL);
+	struct source_spice *x = spice_of(s);
+
+	memcpy(x->medium_id, medium_id, sizeof(x->medium_id));
+	x->want_id = true;
+	return s;
 }
 
 bool source_is_offer(const struct source *s, const char *link, const uint8_t *medium_id)

@@ -26,7 +26,7 @@ static struct nbd_handle *nbd_connect(struct source *s, struct task *t, struct d
 	return nbdconn_uri(s->uri, t, e);
 }
 
-static void nbd_notice(struct source *s, enum source_notice what)
+static void nbd_notice(struct source *s, enum source_notice what, const char *text)
 {
 }
 

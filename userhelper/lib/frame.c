@@ -152,6 +152,26 @@ size_t frame_pack_code(struct frame_tx *tx, uint8_t *out, uint16_t type,
 	return FRAME_HEADER_LEN + 4 + len;
 }
 
+size_t frame_pack_notice(struct frame_tx *tx, uint8_t *out, uint32_t what, uint32_t offer,
+			 const char *text)
+{
+	size_t len = put_text(out + FRAME_HEADER_LEN + 8, text);
+
+	frame_put_header(tx, out, FRAME_NOTICE, 0, 8 + len);
+	put32(out + FRAME_HEADER_LEN, what);
+	put32(out + FRAME_HEADER_LEN + 4, offer);
+	return FRAME_HEADER_LEN + 8 + len;
+}
+
+size_t frame_pack_eject(struct frame_tx *tx, uint8_t *out, uint32_t offer, uint32_t flags,
+			uint32_t by)
+{
+	const uint32_t v[3] = { offer, flags, by };
+
+	return frame_pack_u32s(tx, out, FRAME_EJECT_REQUEST, 0, v,
+			       flags & FRAME_EJECT_REPLACE ? 3 : 2);
+}
+
 size_t frame_pack_empty(struct frame_tx *tx, uint8_t *out, uint16_t type)
 {
 	frame_put_header(tx, out, type, 0, 0);
@@ -233,6 +253,27 @@ bool frame_parse_code(const uint8_t *p, size_t len, uint32_t *code,
 	memcpy(text, p + 4, len - 4);
 	text[len - 4] = '\0';
 	return true;
+}
+
+bool frame_parse_notice(const uint8_t *p, size_t len, uint32_t *what, uint32_t *offer,
+			char text[FRAME_TEXT_MAX + 1])
+{
+	if (len < 8)
+		return false;
+	*what = get32(p);
+	/* What follows has the form of a code's payload. */
+	return frame_parse_code(p + 4, len - 4, offer, text);
+}
+
+bool frame_parse_eject(const uint8_t *p, size_t len, uint32_t *offer, uint32_t *flags,
+		       uint32_t *by)
+{
+	if (len != 8 && len != 12)
+		return false;
+	*offer = get32(p);
+	*flags = get32(p + 4);
+	*by = len == 12 ? get32(p + 8) : 0;
+	return !(*flags & FRAME_EJECT_REPLACE) == (len == 8);
 }
 
 const char *frame_type_str(uint16_t type)

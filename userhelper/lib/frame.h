@@ -71,7 +71,7 @@ enum frame_role {
 struct frame_hello {
 	uint16_t version;
 	uint16_t role;			/* enum frame_role of the sender */
-	uint32_t capabilities;		/* 0 in version 1 */
+	uint32_t capabilities;		/* FRAME_CAP_*, others are ignored */
 	uint32_t epoch;			/* as in the header */
 	uint32_t frame_max;		/* largest frame the sender accepts, 4096..FRAME_MAX */
 	uint32_t ping_interval;		/* ms between the sender's pings */
@@ -82,6 +82,13 @@ struct frame_hello {
 	uint32_t reserved[2];
 };
 #define FRAME_HELLO_LEN		96
+
+/* link: takes an EJECT_REQUEST that names a replacement; share: a NOTICE with text */
+#define FRAME_CAP_ANSWERS	(1u << 1)
+
+/* Bits of an EJECT_REQUEST's flags. */
+#define FRAME_EJECT_FORCE	(1u << 0)
+#define FRAME_EJECT_REPLACE	(1u << 1)	/* le32 offer follows: to be inserted instead */
 
 /* Bits of struct frame_offer.flags. */
 #define FRAME_OFFER_READ_ONLY	(1u << 0)
@@ -137,8 +144,8 @@ enum frame_code {
  *   OPENED         le32 credit for link-to-share bytes
  *   CREDIT         le32 bytes, added to what is left
  *   CLOSE, BYE     le32 code, then text (UTF-8, no control characters)
- *   NOTICE         le32 what, le32 offer
- *   EJECT_REQUEST  le32 offer, le32 flags (bit 0: force)
+ *   NOTICE         le32 what, le32 offer, then text with FRAME_CAP_ANSWERS
+ *   EJECT_REQUEST  le32 offer, le32 flags, then le32 offer with FRAME_EJECT_REPLACE
  *   PING, PONG     le64 token
  *   OFFERS_END, RESYNC  empty
  */
@@ -223,6 +230,12 @@ size_t frame_pack_u32s(struct frame_tx *tx, uint8_t *out, uint16_t type,
 size_t frame_pack_u64(struct frame_tx *tx, uint8_t *out, uint16_t type, uint64_t v);
 size_t frame_pack_code(struct frame_tx *tx, uint8_t *out, uint16_t type,
 		       uint32_t stream, uint32_t code, const char *text);
+/* @text: NULL for a peer without FRAME_CAP_ANSWERS */
+size_t frame_pack_notice(struct frame_tx *tx, uint8_t *out, uint32_t what, uint32_t offer,
+			 const char *text);
+/* @by: with FRAME_EJECT_REPLACE in @flags */
+size_t frame_pack_eject(struct frame_tx *tx, uint8_t *out, uint32_t offer, uint32_t flags,
+			uint32_t by);
 size_t frame_pack_empty(struct frame_tx *tx, uint8_t *out, uint16_t type);
 
 bool frame_parse_hello(const uint8_t *p, size_t len, struct frame_hello *h);
@@ -231,6 +244,10 @@ bool frame_parse_u32s(const uint8_t *p, size_t len, uint32_t *v, unsigned int n)
 bool frame_parse_u64(const uint8_t *p, size_t len, uint64_t *v);
 bool frame_parse_code(const uint8_t *p, size_t len, uint32_t *code,
 		      char text[FRAME_TEXT_MAX + 1]);
+bool frame_parse_notice(const uint8_t *p, size_t len, uint32_t *what, uint32_t *offer,
+			char text[FRAME_TEXT_MAX + 1]);
+bool frame_parse_eject(const uint8_t *p, size_t len, uint32_t *offer, uint32_t *flags,
+		       uint32_t *by);
 
 /**
  * frame_name_ok() - whether a medium's name may be shown and typed

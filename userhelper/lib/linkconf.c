@@ -32,6 +32,8 @@ static const struct key keys[] = {
 	KEY("tls-key", V_PATH, tls_key),
 	KEY("tls-ca", V_PATH, tls_ca),
 	KEY("insecure", V_BOOL, insecure),
+	KEY("client-force", V_BOOL, client_force),
+	KEY("client-change", V_BOOL, client_change),
 	KEY("memory-max", V_NUMBER, memory_max, .min = 32, .max = 65536),
 	KEY("user", V_USER, user),
 	KEY("socket-mode", V_MODE, socket_mode),
@@ -55,6 +57,8 @@ void linkconf_init(struct linkconf *c, const char *name)
 {
 	memset(c, 0, sizeof(*c));
 	snprintf(c->name, sizeof(c->name), "%s", name);
+	c->client_force = true;
+	c->client_change = true;
 	c->memory_max = 256;
 	c->socket_mode = 0600;
 	c->ping_interval = 5000;

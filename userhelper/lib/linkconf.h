@@ -28,6 +28,8 @@ struct linkconf {
 	char tls_ca[LINKCONF_PATH_MAX + 1];
 	char user[32 + 1];			/* empty: the default */
 	bool insecure;
+	bool client_force;			/* a client may eject by force */
+	bool client_change;			/* ... and put another medium in */
 	unsigned int memory_max;		/* MiB */
 	mode_t socket_mode;
 	unsigned int ping_interval;		/* ms */

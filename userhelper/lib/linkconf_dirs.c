@@ -110,6 +110,10 @@ static void put_all(FILE *f, const struct linkconf *c)
 	put(f, "user", c->user);
 	if (c->insecure)
 		put(f, "insecure", "yes");
+	if (!c->client_force)
+		put(f, "client-force", "no");
+	if (!c->client_change)
+		put(f, "client-change", "no");
 	if (c->memory_max != usual.memory_max)
 		fprintf(f, "memory-max=%u\n", c->memory_max);
 	if (c->socket_mode != usual.socket_mode)

@@ -24,13 +24,15 @@ enum link_type {
 	/* link to daemon */
 	LINK_READY = 1,		/* first message; version; u.ready */
 	LINK_PORT_UP,		/* port: a share said hello; epoch, u.peer */
-	LINK_PORT_DOWN,		/* port: no share any more; streams are closed; text */
+	LINK_PORT_DOWN,		/* port: no share any more; streams are closed; text; flags
+				 * bit 0: it said that it ends, and does not come back */
 	LINK_OFFER,		/* port, offer, u.offer */
 	LINK_WITHDRAW,		/* port, offer */
 	LINK_OFFERS_END,	/* port */
 	LINK_STREAM,		/* port, tag: answer to LINK_OPEN, with a descriptor */
 	LINK_STREAM_FAILED,	/* port, tag, error (errno), text */
-	LINK_EJECT_REQUEST,	/* port, offer, flags bit 0: force */
+	LINK_EJECT_REQUEST,	/* port, offer, flags: FRAME_EJECT_*; u.eject; answered by a
+				 * notice of what was done, or FRAME_NOTICE_BUSY */
 	LINK_CLIENT,		/* a Spice client came (flags 1) or went (flags 0); text: what it is */
 	LINK_STATS,		/* port, answer to LINK_GET_STATS; u.stats */
 
@@ -38,7 +40,7 @@ enum link_type {
 	LINK_ADD_PORT = 64,	/* port: offer org.spice-space.spicebd.<port> */
 	LINK_DEL_PORT,		/* port */
 	LINK_OPEN,		/* port, offer, tag: a new NBD stream */
-	LINK_NOTICE,		/* port, offer, flags: enum frame_notice_what */
+	LINK_NOTICE,		/* port, offer, flags: enum frame_notice_what; u.notice */
 	LINK_RESET_PORT,	/* port: new session, new epoch */
 	LINK_GET_STATS,		/* port */
 };
@@ -73,6 +75,12 @@ struct link_msg {
 			uint32_t rtt_us;	/* last ping; 0 none yet */
 			uint32_t streams;
 		} stats;
+		struct {
+			uint32_t by;		/* with FRAME_EJECT_REPLACE: an offer of the port */
+		} eject;
+		struct {
+			char text[FRAME_TEXT_MAX + 1];	/* NUL-terminated, for the share's user */
+		} notice;
 		uint8_t raw[384];
 	} u;
 	char text[96];		/* NUL-terminated UTF-8, for people */

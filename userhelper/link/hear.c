@@ -55,6 +55,7 @@ static void hear_hello(struct session *s, const uint8_t *payload, size_t len)
 	memcpy(s->peer_boot_id, h.boot_id, FRAME_UUID_LEN);
 	memcpy(s->peer_instance, h.instance, FRAME_UUID_LEN);
 	s->peer_frame_max = h.frame_max;
+	s->peer_caps = h.capabilities;
 	s->up = true;
 	s->hello_due = 0;
 	s->ping_due = now_ms() + s->params->ping_interval;
@@ -132,23 +133,44 @@ static void hear_offers_end(struct session *s, const struct frame_header *h)
 	session_emit(s, &m, -1);
 }
 
+static bool offered(struct session *s, uint32_t id)
+{
+	struct frame_offer **slot = offer_slot(s, id);
+
+	return slot && *slot && (*slot)->id == id;
+}
+
+/* What the administrator does not let a client do. */
+static const char *why_not(struct session *s, const struct link_msg *m)
+{
+	if (m->flags & FRAME_EJECT_FORCE && !s->params->client_force)
+		return "clients may not eject by force there (client-force=no)";
+	if (!(m->flags & FRAME_EJECT_REPLACE))
+		return NULL;
+	if (!s->params->client_change)
+		return "clients may not change the medium there (client-change=no)";
+	return offered(s, m->u.eject.by) ? NULL : "the other medium is not offered";
+}
+
 static void hear_eject_request(struct session *s, const struct frame_header *h,
 			       const uint8_t *payload)
 {
 	struct link_msg m = { .type = LINK_EJECT_REQUEST };
-	struct frame_offer **slot;
-	uint32_t v[2];
+	const char *refused;
+	uint32_t flags;
 
-	if (!frame_parse_u32s(payload, h->length, v, 2)) {
+	if (!frame_parse_eject(payload, h->length, &m.offer, &flags, &m.u.eject.by)) {
 		protocol_error(s, h, "bad length");
 		return;
 	}
-	slot = offer_slot(s, v[0]);
-	if (!slot || !*slot)
+	if (!offered(s, m.offer))
 		return;
-	m.offer = v[0];
-	m.flags = v[1] & 1;
-	session_emit(s, &m, -1);
+	m.flags = flags & (FRAME_EJECT_FORCE | FRAME_EJECT_REPLACE);
+	refused = why_not(s, &m);
+	if (refused)
+		session_notice(s, m.offer, FRAME_NOTICE_BUSY, refused);
+	else
+		session_emit(s, &m, -1);
 }
 
 static void hear_ping(struct session *s, const struct frame_header *h, const uint8_t *payload)
@@ -183,7 +205,7 @@ static void hear_bye(struct session *s, const struct frame_header *h, const uint
 	}
 	snprintf(why, sizeof(why), "the share ended it: %s%s%.60s", frame_code_str(code),
 		 *text ? ": " : "", text);
-	session_down(s, why);
+	session_down(s, why, code == FRAME_OK || code == FRAME_ERR_SHUTDOWN);
 	/*
 	 * From here only a RESYNC is heard. The old epoch's frames are those of
 	 * nobody, and no hello can come for an epoch that was never sent.

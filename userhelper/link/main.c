@@ -69,8 +69,8 @@ static void daemon_heard(const struct link_msg *m)
 		open_stream(m);
 		break;
 	case LINK_NOTICE:
-		if (s)
-			session_notice(s, m->offer, m->flags);
+		if (s && memchr(m->u.notice.text, '\0', sizeof(m->u.notice.text)))
+			session_notice(s, m->offer, m->flags, m->u.notice.text);
 		break;
 	case LINK_RESET_PORT:
 		if (s)
@@ -118,6 +118,8 @@ static void set_session_params(void)
 	session_params.ping_interval = conf.file.ping_interval;
 	session_params.ping_timeout = conf.file.ping_timeout;
 	session_params.hello_timeout = conf.file.hello_timeout;
+	session_params.client_force = conf.file.client_force;
+	session_params.client_change = conf.file.client_change;
 	session_params.credit_budget = ((size_t)conf.file.memory_max << 20) / 2;
 	boot_id_read(session_params.boot_id);
 	random_bytes(session_params.instance, FRAME_UUID_LEN);

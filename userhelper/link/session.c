@@ -67,6 +67,7 @@ static void send_hello(struct session *s)
 		.version = FRAME_VERSION,
 		.role = FRAME_ROLE_LINK,
 		.epoch = s->epoch,
+		.capabilities = FRAME_CAP_ANSWERS,
 		.frame_max = FRAME_MAX,
 		.ping_interval = s->params->ping_interval,
 		.ping_timeout = s->params->ping_timeout,
@@ -93,9 +94,9 @@ static void forget_offers(struct session *s)
 	s->offers_end = false;
 }
 
-void session_down(struct session *s, const char *why)
+void session_down(struct session *s, const char *why, bool ended)
 {
-	struct link_msg m = { .type = LINK_PORT_DOWN };
+	struct link_msg m = { .type = LINK_PORT_DOWN, .flags = ended };
 
 	streams_abort(s, false, ENOTCONN, why);
 	forget_offers(s);
@@ -123,7 +124,7 @@ void session_epoch(struct session *s, const char *why)
 {
 	uint32_t epoch;
 
-	session_down(s, why);
+	session_down(s, why, false);
 	if (!s->started || s->failed)
 		return;
 	if (!epochs_in_bounds(s)) {
@@ -158,7 +159,7 @@ void session_start(struct session *s, const uint8_t *secret)
 
 void session_stop(struct session *s, const char *why)
 {
-	session_down(s, why);
+	session_down(s, why, false);
 	s->started = false;
 	s->ctl_len = 0;
 	loop_timer_stop(s->timer);
@@ -249,7 +250,7 @@ static void session_tick(void *opaque)
 	if (now - s->last_heard >= s->params->ping_timeout) {
 		log_notice("port %u: nothing heard for %lld s: the session is dead", s->port,
 			   (now - s->last_heard) / 1000);
-		session_down(s, "timed out");
+		session_down(s, "timed out", false);
 		s->ops->dead(s->opaque);
 		return;
 	}
@@ -279,16 +280,17 @@ void session_open_stream(struct session *s, uint32_t offer, uint32_t tag)
 	session_emit(s, &m, -1);
 }
 
-void session_notice(struct session *s, uint32_t offer, uint32_t what)
+void session_notice(struct session *s, uint32_t offer, uint32_t what, const char *text)
 {
-	uint32_t v[2] = { what, offer };
+	bool may_talk = s->peer_caps & FRAME_CAP_ANSWERS;
 	uint8_t *out;
 
 	if (!s->up || s->failed || what < FRAME_NOTICE_INSERTED || what > FRAME_NOTICE_BUSY)
 		return;
 	out = session_room(s);
 	if (out)
-		session_queued(s, frame_pack_u32s(&s->tx, out, FRAME_NOTICE, 0, v, 2));
+		session_queued(s, frame_pack_notice(&s->tx, out, what, offer,
+						   may_talk ? text : NULL));
 }
 
 void session_reset(struct session *s, const char *why)

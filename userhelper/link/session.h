@@ -18,6 +18,7 @@ struct session;
 
 struct session_params {
 	unsigned int ping_interval, ping_timeout, hello_timeout;	/* ms */
+	bool client_force, client_change;	/* what the administrator lets clients do */
 	size_t credit_budget;	/* bytes that all streams of all ports may have in flight to us */
 	uint8_t boot_id[FRAME_UUID_LEN];
 	uint8_t instance[FRAME_UUID_LEN];
@@ -56,7 +57,8 @@ size_t session_output(struct session *s, uint8_t *buf, size_t size);
 
 /* What the daemon asks for. */
 void session_open_stream(struct session *s, uint32_t offer, uint32_t tag);
-void session_notice(struct session *s, uint32_t offer, uint32_t what);
+/* @text: for the share's user, or "" */
+void session_notice(struct session *s, uint32_t offer, uint32_t what, const char *text);
 void session_reset(struct session *s, const char *why);
 void session_get_stats(struct session *s);
 void session_replay(struct session *s);		/* a new daemon */

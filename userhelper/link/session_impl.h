@@ -58,7 +58,7 @@ struct session {
 	uint32_t epoch;
 	struct frame_tx tx;
 	struct frame_rx *rx;
-	uint32_t peer_frame_max;
+	uint32_t peer_frame_max, peer_caps;
 	uint8_t peer_boot_id[FRAME_UUID_LEN], peer_instance[FRAME_UUID_LEN];
 
 	uint8_t ctl[CTL_MAX];
@@ -84,7 +84,8 @@ void session_queued(struct session *s, size_t len);
 void session_fail(struct session *s, enum frame_code code, const char *why);
 void session_epoch(struct session *s, const char *why);
 void session_emit(struct session *s, struct link_msg *m, int fd);
-void session_down(struct session *s, const char *why);
+/* @ended: the share itself says so */
+void session_down(struct session *s, const char *why, bool ended);
 
 /* hear.c */
 void session_emit_up(struct session *s);

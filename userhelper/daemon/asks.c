@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "asks.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "drive.h"
+#include "holders.h"
+#include "insert.h"
+#include "log.h"
+#include "sock.h"
+#include "source.h"
+
+#define TRY_AGAIN_MS	50
+#define CHANGE_TIMEOUT	20	/* s, for the new medium to be read */
+
+static bool waiting[SPICEBD_MAX_DRIVES];
+
+/*
+ * struct ask - one that waits
+ * @s: of the medium that is wanted back
+ * @m: while it is in the drive the request stands
+ */
+struct ask {
+	struct drive *d;
+	struct source *s;
+	struct medium *m;
+	char link[32];
+	uint8_t by[FRAME_UUID_LEN];
+	long long end;
+};
+
+static struct ask *ask_new(struct drive *d, const struct link_ask *from)
+{
+	struct ask *a = g_new0(struct ask, 1);
+
+	a->d = d;
+	a->s = source_ref(d->medium->source);
+	a->m = medium_ref(d->medium);
+	g_strlcpy(a->link, from->link, sizeof(a->link));
+	if (from->by)
+		memcpy(a->by, from->by, sizeof(a->by));
+	a->end = now_ms() + EJECT_PATIENCE_MS;
+	waiting[d->index] = true;
+	return a;
+}
+
+static void ask_free(struct ask *a)
+{
+	waiting[a->d->index] = false;
+	source_unref(a->s);
+	medium_unref(a->m);
+	g_free(a);
+}
+
+/* Whom to speak to at the drive, rather than which error it was. */
+static void refuse(struct drive *d, struct source *s, int r, const struct derr *e)
+{
+	char who[400];
+	const char *text = e->text;
+
+	if ((r == -EBUSY || r == -EINPROGRESS) && d->present && !d->blockers) {
+		if (holders_describe(d->k.name, d->k.openers, who, sizeof(who)))
+			text = who;
+		else if (d->k.state & SPICEBD_STATE_LOCKED)
+			text = "its tray is locked";
+	}
+	log_notice("drive %s: its share does not get the medium back: %s", d->k.name, text);
+	s->ops->notice(s, SOURCE_BUSY, text);
+}
+
+static void ejected(int r, const struct derr *e, void *arg)
+{
+	struct ask *a = arg;
+
+	if (r < 0)
+		refuse(a->d, a->s, r, e);
+	ask_free(a);
+}
+
+/* ---- another medium in its place */
+
+static gboolean change_again(gpointer arg);
+
+static void changed(int r, struct drive *d, const struct derr *e, void *arg)
+{
+	struct ask *a = arg;
+
+	if ((r == -EBUSY || r == -EINPROGRESS) && now_ms() < a->end && !a->d->blockers) {
+		g_timeout_add(TRY_AGAIN_MS, change_again, a);
+		return;
+	}
+	if (r < 0)
+		refuse(a->d, a->s, r, e);
+	ask_free(a);
+}
+
+/*
+ * The new one is opened before the old one is asked for: a file that cannot be
+ * read costs nobody the medium. Read-only stays what was asked for as such.
+ */
+static void change(struct ask *a)
+{
+	struct insert_args args = {
+		.source = source_spice_of(a->link, a->by),
+		.drive = a->d,
+		.personality = -1,
+		.mode = a->s->read_only ? RO_READ_ONLY : RO_AUTO,
+		.replace = true,
+		.timeout = CHANGE_TIMEOUT,
+	};
+
+	insert_start(&args, changed, a);
+}
+
+static gboolean change_again(gpointer arg)
+{
+	struct ask *a = arg;
+	struct drive *d = a->d;
+	struct derr e;
+
+	if (!d->present || !d->medium || d->medium != a->m) {
+		derr_set(&e, ENOMEDIUM, "the medium is out of the drive already");
+		refuse(d, a->s, -ENOMEDIUM, &e);
+		ask_free(a);
+		return G_SOURCE_REMOVE;
+	}
+	if (drive_refresh(d, NULL) == 0 && d->k.openers && now_ms() < a->end)
+		return G_SOURCE_CONTINUE;
+	change(a);
+	return G_SOURCE_REMOVE;
+}
+
+/* ---- */
+
+static void force(struct drive *d)
+{
+	struct source *s = source_ref(d->medium->source);
+	struct derr e;
+	int r = drive_eject(d, true, &e);
+
+	if (r < 0)
+		refuse(d, s, r, &e);
+	source_unref(s);
+}
+
+void asks_take(const struct link_ask *from)
+{
+	struct drive *d = drive_at(from->port);
+
+	if (!d || !d->medium || !source_is_offer(d->medium->source, from->link, from->medium_id))
+		return;
+	log_info("drive %s: its share asks for %s%s", d->k.name,
+		 from->by ? "another medium" : "the medium back", from->force ? ", by force" : "");
+	if (from->force) {
+		force(d);
+		return;
+	}
+	if (waiting[d->index])
+		return;
+	if (from->by)
+		change(ask_new(d, from));
+	else
+		drive_eject_asked(d, ejected, ask_new(d, from));
+}
