@@ -18,12 +18,16 @@ tmpfilesdir ?= $(libdir)/tmpfiles.d
 INSTALL ?= install
 
 bin_programs := spicebdctl spicebd-share
-sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-supervisor
+sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-export spicebd-supervisor
+plugin := nbdkit-spicebd-plugin.so
+# Beside the programs' directory, where spicebd-export looks for it.
+plugindir := $(prefix)/lib/spicebd
 units := $(notdir $(wildcard $(here)/systemd/*.socket))
 units_in := $(notdir $(basename $(wildcard $(here)/systemd/*.service.in)))
 rules := $(notdir $(wildcard $(here)/udev/*.rules))
 
 installed := $(addprefix $(bindir)/,$(bin_programs)) $(addprefix $(sbindir)/,$(sbin_programs)) \
+	$(plugindir)/$(plugin) \
 	$(addprefix $(unitdir)/,$(units) $(units_in)) $(addprefix $(udevdir)/,$(rules)) \
 	$(sysusersdir)/spicebd.conf $(tmpfilesdir)/spicebd.conf
 
@@ -32,9 +36,10 @@ install: install-programs install-units
 	@$(if $(DESTDIR),:,$(MAKE) --no-print-directory -f $(here)/install.mk reload)
 
 install-programs:
-	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(sbindir)
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(sbindir) $(DESTDIR)$(plugindir)
 	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(bin_programs)) $(DESTDIR)$(bindir)
 	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(sbin_programs)) $(DESTDIR)$(sbindir)
+	$(INSTALL) -m 644 $(O)/bin/$(plugin) $(DESTDIR)$(plugindir)
 
 install-units:
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(unitdir) $(udevdir) $(sysusersdir) $(tmpfilesdir))
@@ -62,8 +67,9 @@ reload:
 
 uninstall:
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
-		systemctl disable --now spicebdd.socket spicebdd-status.socket spicebd-nbdkit.socket \
+		systemctl disable --now spicebdd.socket spicebdd-status.socket spicebd-nbdkit.socket spicebd-export.socket \
 			2>/dev/null || :; \
 	fi
 	rm -f $(addprefix $(DESTDIR),$(installed))
+	@rmdir $(DESTDIR)$(plugindir) 2>/dev/null || :
 	@rmdir $(DESTDIR)$(sysconfdir)/spicebd/links.d $(DESTDIR)$(sysconfdir)/spicebd 2>/dev/null || :

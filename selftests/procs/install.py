@@ -11,8 +11,9 @@ from procs import TOP, equal, ok, run
 # timeout: 60
 
 PROGRAMS = {"bin": ["spicebdctl", "spicebd-share"],
-            "sbin": ["spicebdd", "spicebd-link", "spicebd-nbdkit", "spicebd-supervisor"]}
-UNITS = ["spicebd-link@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
+            "sbin": ["spicebdd", "spicebd-link", "spicebd-nbdkit", "spicebd-export", "spicebd-supervisor"],
+            "lib/spicebd": ["nbdkit-spicebd-plugin.so"]}
+UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
          "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
 NEEDED = ["sysinit.target", "basic.target", "sockets.target", "network.target", "shutdown.target",
           "multi-user.target", "systemd-tmpfiles-setup.service", "systemd-modules-load.service"]
@@ -47,7 +48,8 @@ def test():
     for u in UNITS:
         with open(f"{units}/{u}") as f:
             text = f.read()
-        ok("@" not in text.replace("@system-service", "").replace("link@", "").replace("nbdkit@", ""),
+        ok("@" not in text.replace("@system-service", "").replace("link@", "").replace("nbdkit@", "")
+           .replace("export@", ""),
            f"{u}: no placeholder is left")
     if not shutil.which("systemd-analyze"):
         procs.skip("systemd-analyze verify", "no systemd-analyze")

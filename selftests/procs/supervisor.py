@@ -78,8 +78,8 @@ def daemon():
     sup = spawn([SUP, "--foreground"], stderr=open(path("sup.log"), "wb"))
     ok(await_true(up), "it starts")
     modes = [stat.S_IMODE(os.stat(path(n)).st_mode) for n in
-             ("", "control.sock", "status.sock", "nbdkit.sock", "supervisor.sock")]
-    equal([oct(m) for m in modes], ["0o755", "0o600", "0o666", "0o600", "0o600"], "modes")
+             ("", "control.sock", "status.sock", "nbdkit.sock", "export.sock", "supervisor.sock")]
+    equal([oct(m) for m in modes], ["0o755", "0o600", "0o666", "0o600", "0o600", "0o600"], "modes")
     q = Qmp()
     first = q.pid()
     ok(Qmp("status.sock").pid() == first, "spicebdd has both sockets, by name")

@@ -135,7 +135,8 @@ int daemon_run(char *const argv[], struct fault *f)
 static int start_daemon(struct fault *f)
 {
 	char *systemd[] = {
-		"systemctl", "start", "spicebdd.socket", "spicebd-nbdkit.socket", NULL,
+		"systemctl", "start", "spicebdd.socket", "spicebd-nbdkit.socket",
+		"spicebd-export.socket", NULL,
 	};
 	char path[PATH_MAX + 64];
 	char *own[] = { path, "--detach", NULL };

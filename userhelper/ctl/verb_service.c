@@ -47,7 +47,8 @@ int verb_stop(const struct verb *v, int argc, char **argv)
 {
 	char *systemd[] = {
 		"systemctl", "stop", "spicebdd.socket", "spicebdd.service",
-		"spicebd-link@*.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@*.service", NULL,
+		"spicebd-export.socket", "spicebd-export@*.service", "spicebd-link@*.service",
+		"spicebd-nbdkit.socket", "spicebd-nbdkit@*.service", NULL,
 	};
 	struct fault f = { 0 };
 	bool json = false;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -161,6 +162,8 @@ void requests_read(struct server *s, struct client *c)
 		on_list(s, c, a.index);
 	else if (a.kind == EXPORT_ASK_CLOSE)
 		let_go(c);
+	else if (a.kind == EXPORT_ASK_OVER)
+		shutdown(c->sock, SHUT_RD);	/* what it is owed it still gets */
 	else
 		client_hang_up(c);
 }

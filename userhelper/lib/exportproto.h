@@ -91,6 +91,7 @@ enum export_ask_kind {
 	EXPORT_ASK_OPEN = 1,		/* name: the client's words */
 	EXPORT_ASK_CLOSE,		/* no answer */
 	EXPORT_ASK_LIST,		/* index: 0, 1, … until ENOENT */
+	EXPORT_ASK_OVER,		/* take nothing more from the client; no answer */
 };
 
 /* From the plugin. */

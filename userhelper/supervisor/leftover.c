@@ -4,8 +4,8 @@
  *
  * Its daemon and links must be gone before we bind their sockets: a link that
  * changed its user lost the parent-death signal. They are known by pid and
- * start time, as recorded at each start. nbdkits are left alone: a drive may
- * depend on them, and the next spicebdd adopts or reaps them.
+ * start time, as recorded at each start. nbdkits and exports are left alone: a
+ * drive or a client may depend on them, and the next spicebdd adopts or reaps them.
  */
 #include "sup.h"
 
@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "exportproto.h"
 #include "nbdkitproto.h"
 #include "sock.h"
 
@@ -115,15 +116,14 @@ void leftover_end(void)
 	fclose(f);
 }
 
-static void stop_one(const char *entry)
+/* Two protocols, of one shape: a fixed message, and any answer. */
+static void stop_one(const char *dir, const char *entry, const void *msg, size_t len)
 {
-	struct nbdkit_ctl c = { .magic = NBDKIT_PROTO_MAGIC, .cmd = NBDKIT_CTL_STOP };
-	struct nbdkit_answer a;
 	struct timeval limit = { .tv_sec = 2 };
-	char path[108];
+	char path[108], answer[512];
 	int fd;
 
-	if (!run_path(path, sizeof(path), "nbdkit/%s", entry))
+	if (!run_path(path, sizeof(path), "%s/%s", dir, entry))
 		return;
 	fd = sock_connect(path, SOCK_SEQPACKET | SOCK_NONBLOCK);
 	if (fd < 0)
@@ -131,32 +131,44 @@ static void stop_one(const char *entry)
 	fcntl(fd, F_SETFL, 0);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (sock_send_fd(fd, &c, sizeof(c), -1) == sizeof(c) &&
-	    recv(fd, &a, sizeof(a), 0) != sizeof(a))
+	if (sock_send_fd(fd, msg, len, -1) == len && recv(fd, answer, sizeof(answer), 0) <= 0)
 		log_warn("%s: does not stop", path);
 	close(fd);
 }
 
-/* At our orderly end: those which are not our own children. */
-void leftover_stop_nbdkits(void)
+static void stop_all(const char *dir, const void *msg, size_t len)
 {
 	struct dirent *e;
 	char path[108];
 	int n = 0;
 	DIR *d;
 
-	if (!run_path(path, sizeof(path), "nbdkit"))
+	if (!run_path(path, sizeof(path), "%s", dir))
 		return;
 	d = opendir(path);
 	if (!d)
 		return;
 	while ((e = readdir(d)) && n < NBDKITS_MAX) {
-		size_t len = strlen(e->d_name);
+		size_t l = strlen(e->d_name);
 
-		if (len == NBDKIT_ID_LEN + 4 && !strcmp(e->d_name + NBDKIT_ID_LEN, ".ctl")) {
-			stop_one(e->d_name);
+		if (l == NBDKIT_ID_LEN + 4 && !strcmp(e->d_name + NBDKIT_ID_LEN, ".ctl")) {
+			stop_one(dir, e->d_name, msg, len);
 			n++;
 		}
 	}
 	closedir(d);
+}
+
+/* At our orderly end: those which are not our own children. */
+void leftover_stop_servers(void)
+{
+	static const struct export_ctl e = {
+		.magic = EXPORT_PROTO_MAGIC, .cmd = EXPORT_CMD_STOP,
+	};
+	static const struct nbdkit_ctl n = {
+		.magic = NBDKIT_PROTO_MAGIC, .cmd = NBDKIT_CTL_STOP,
+	};
+
+	stop_all("export", &e, sizeof(e));
+	stop_all("nbdkit", &n, sizeof(n));
 }

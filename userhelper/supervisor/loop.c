@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The loop, and the orderly end: spicebdd, then links, then nbdkits. */
+/* The loop, and the orderly end: spicebdd, then exports, links, nbdkits. */
 #include "sup.h"
 
 #include <poll.h>
@@ -40,6 +40,8 @@ static bool end_kind(struct sup *s, enum kind kind, int grace_ms)
 static void end_step(struct sup *s)
 {
 	if (s->phase == END_DAEMON && end_kind(s, K_DAEMON, 10000))
+		s->phase = END_EXPORTS;
+	if (s->phase == END_EXPORTS && end_kind(s, K_EXPORT, 12000))
 		s->phase = END_LINKS;
 	if (s->phase == END_LINKS && end_kind(s, K_LINK, 5000))
 		s->phase = END_NBDKITS;
@@ -58,7 +60,10 @@ static void check_signals(struct sup *s)
 	procs_reap(s);
 }
 
-enum { P_SIG, P_REQUEST, P_NBDKIT, P_CONTROL, P_STATUS, P_PEERS, P_COUNT = P_PEERS + PEERS_MAX };
+enum {
+	P_SIG, P_REQUEST, P_NBDKIT, P_EXPORT, P_CONTROL, P_STATUS, P_PEERS,
+	P_COUNT = P_PEERS + PEERS_MAX
+};
 
 static void fill(struct sup *s, struct proc *d, struct pollfd p[P_COUNT])
 {
@@ -69,6 +74,7 @@ static void fill(struct sup *s, struct proc *d, struct pollfd p[P_COUNT])
 	p[P_SIG].fd = s->sig_fd;
 	p[P_REQUEST].fd = s->request_fd;
 	p[P_NBDKIT].fd = s->nbdkit_fd;
+	p[P_EXPORT].fd = s->export_fd;
 	p[P_CONTROL].fd = demand ? d->fds[0] : -1;
 	p[P_STATUS].fd = demand ? d->fds[1] : -1;
 	for (int i = 0; i < PEERS_MAX; i++)
@@ -95,7 +101,9 @@ static void dispatch(struct sup *s, struct proc *d, const struct pollfd p[P_COUN
 	if (p[P_REQUEST].revents)
 		requests_accept(s);
 	if (p[P_NBDKIT].revents)
-		nbdkit_accept(s);
+		accepted_start(s, s->nbdkit_fd, K_NBDKIT);
+	if (p[P_EXPORT].revents)
+		accepted_start(s, s->export_fd, K_EXPORT);
 	if ((p[P_CONTROL].revents || p[P_STATUS].revents) && d->on_demand && !d->pid)
 		proc_start(s, d);
 	for (int i = 0; i < PEERS_MAX; i++)
@@ -117,8 +125,9 @@ void loop_run(struct sup *s)
 		log_bound(s);
 		end_step(s);
 	}
-	leftover_stop_nbdkits();
+	leftover_stop_servers();
 	socket_remove(s->nbdkit_fd);
+	socket_remove(s->export_fd);
 	socket_remove(s->request_fd);
 	leftover_forget();
 	requests_stopped(s);

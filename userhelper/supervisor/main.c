@@ -25,8 +25,8 @@ static const char usage[] =
 "       spicebd-supervisor stop\n"
 "\n"
 "Starts spicebdd, the links configured in /etc/spicebd/links.d and in the run\n"
-"directory, and a spicebd-nbdkit for each local medium, and starts them again\n"
-"when they die. With systemd, use spicebdd.socket instead.\n"
+"directory, a spicebd-nbdkit for each local medium and a spicebd-export for the\n"
+"NBD server, and starts spicebdd and links again when they die. With systemd, use spicebdd.socket instead.\n"
 "\n"
 "  --foreground  stay, and log to stderr (default)\n"
 "  --detach      return when spicebdd answers; log to RUN/log\n"
@@ -128,7 +128,7 @@ static int start(bool detached)
 	static struct sup s;
 	char err[256];
 
-	s.request_fd = s.nbdkit_fd = s.log_fd = s.ready_fd = -1;
+	s.request_fd = s.nbdkit_fd = s.export_fd = s.log_fd = s.ready_fd = -1;
 	for (int i = 0; i < PEERS_MAX; i++)
 		s.peers[i].fd = -1;
 	close_strangers();

@@ -19,6 +19,8 @@ static const char *program_of(const struct proc *p)
 		return "spicebdd";
 	case K_LINK:
 		return "spicebd-link";
+	case K_EXPORT:
+		return "spicebd-export";
 	default:
 		return "spicebd-nbdkit";
 	}
@@ -35,6 +37,7 @@ struct proc *proc_new(struct sup *s, enum kind kind, const char *name)
 			p = &s->procs[i];
 	}
 	if (!p || (kind == K_NBDKIT && used >= NBDKITS_MAX) ||
+	    (kind == K_EXPORT && used >= EXPORT_SERVERS_MAX) ||
 	    (kind == K_LINK && used >= LINKCONF_LINKS_MAX))
 		return NULL;
 	memset(p, 0, sizeof(*p));
@@ -80,7 +83,7 @@ void proc_start(struct sup *s, struct proc *p)
 	p->on_demand = false;
 	p->started = now_ms();
 	p->pid = spawn(program_of(p), p->kind == K_LINK ? p->name : NULL, p->fds, n,
-		       p->fdnames, p->kind != K_NBDKIT);
+		       p->fdnames, p->kind == K_DAEMON || p->kind == K_LINK);
 	if (p->pid < 0) {
 		log_err("cannot start %s: %s", program_of(p), strerror(-p->pid));
 		p->pid = 0;

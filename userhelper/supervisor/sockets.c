@@ -35,13 +35,13 @@ int sockets_dirs(char *err, size_t errlen)
 	static const struct {
 		const char *name;
 		mode_t mode;
-	} dirs[] = { { "nbdkit", 0700 }, { "link", 0700 }, { "links.d", 0755 } };
+	} dirs[] = { { "nbdkit", 0700 }, { "export", 0700 }, { "link", 0700 }, { "links.d", 0755 } };
 	char path[108];
 	int r;
 
 	snprintf(path, sizeof(path), "%s", run_dir());
 	r = make_dir(path, 0755);
-	for (int i = 0; !r && i < 3; i++) {
+	for (size_t i = 0; !r && i < sizeof(dirs) / sizeof(dirs[0]); i++) {
 		if (!run_path(path, sizeof(path), "%s", dirs[i].name))
 			r = -errno;
 		else
@@ -104,6 +104,8 @@ int sockets_bind(struct sup *s, char *err, size_t errlen)
 		r = bind_one(&d->fds[1], "status.sock", SOCK_STREAM, 0666, err, errlen);
 	if (!r)
 		r = bind_one(&s->nbdkit_fd, "nbdkit.sock", SOCK_SEQPACKET, 0600, err, errlen);
+	if (!r)
+		r = bind_one(&s->export_fd, "export.sock", SOCK_SEQPACKET, 0600, err, errlen);
 	if (!r)
 		r = bind_one(&s->request_fd, "supervisor.sock", SOCK_SEQPACKET, 0600, err, errlen);
 	return r;

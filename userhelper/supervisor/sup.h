@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * spicebd-supervisor: owns the listening sockets of spicebdd, of the links and
- * of spicebd-nbdkit, so that they outlive them, and starts these programs.
+ * of spicebd-nbdkit and spicebd-export, so that they outlive them, and starts these programs.
  */
 #ifndef SPICEBD_SUPERVISOR_H
 #define SPICEBD_SUPERVISOR_H
@@ -13,7 +13,8 @@
 #include "linkconf.h"
 
 #define NBDKITS_MAX	128
-#define PROCS_MAX	(1 + LINKCONF_LINKS_MAX + NBDKITS_MAX)
+#define EXPORT_SERVERS_MAX	8
+#define PROCS_MAX	(1 + LINKCONF_LINKS_MAX + NBDKITS_MAX + EXPORT_SERVERS_MAX)
 #define PEERS_MAX	16
 #define REQUEST_MAX	256
 
@@ -24,9 +25,9 @@
 #define READY_DEATHS	4		/* ... or has died so often */
 #define LOG_FILE_MAX	(4 << 20)
 
-enum kind { K_NONE, K_DAEMON, K_LINK, K_NBDKIT };
+enum kind { K_NONE, K_DAEMON, K_LINK, K_NBDKIT, K_EXPORT };
 
-/* A program to be kept running (daemon, links) or once started (nbdkits). */
+/* A program to be kept running (daemon, links) or once started (nbdkits, exports). */
 struct proc {
 	enum kind kind;
 	char name[LINKCONF_NAME_MAX + 1];	/* of a link */
@@ -46,10 +47,10 @@ struct peer {
 	bool stop;			/* stop: answered last */
 };
 
-enum phase { RUN, END_DAEMON, END_LINKS, END_NBDKITS, END };
+enum phase { RUN, END_DAEMON, END_EXPORTS, END_LINKS, END_NBDKITS, END };
 
 struct sup {
-	int lock_fd, sig_fd, request_fd, nbdkit_fd, log_fd;
+	int lock_fd, sig_fd, request_fd, nbdkit_fd, export_fd, log_fd;
 	int ready_fd;			/* to the process that detached us; -1 */
 	enum phase phase;
 	unsigned int daemon_deaths;
@@ -84,14 +85,14 @@ pid_t spawn(const char *program, const char *arg, const int *fds, int n_fds,
 void leftover_end(void);
 void leftover_record(const struct sup *s);
 void leftover_forget(void);
-void leftover_stop_nbdkits(void);
+void leftover_stop_servers(void);
 
 /* links.c */
 int link_start(struct sup *s, const char *name, char *err, size_t errlen);
 void links_start_all(struct sup *s);
 
-/* nbdkits.c */
-void nbdkit_accept(struct sup *s);
+/* accepted.c */
+void accepted_start(struct sup *s, int listener, enum kind kind);
 
 /* requests.c */
 void requests_accept(struct sup *s);

@@ -85,3 +85,9 @@ void ask_close(void)
 {
 	send_ask(EXPORT_ASK_CLOSE, "", 0);
 }
+
+/* nbdkit has its client's connection where no plugin can reach it. */
+void ask_over(void)
+{
+	send_ask(EXPORT_ASK_OVER, "", 0);
+}

@@ -26,7 +26,6 @@
 
 #include "sock.h"
 
-#define CLIENT_FD	0	/* nbdkit --single */
 #define CONNECT_MS	15000
 #define SILENCE_MS	60000
 #define POLL_MS		5000
@@ -144,7 +143,7 @@ static void *pump(void *arg)
 	 */
 	if (!stopped(b)) {
 		nbdkit_error("the export's server is gone: ending the connection");
-		shutdown(CLIENT_FD, SHUT_RD);
+		ask_over();
 	}
 	return NULL;
 }

@@ -19,6 +19,8 @@ int ask_set(const char *value);
 bool ask_ready(void);
 int ask(uint32_t kind, const char *name, uint32_t index, struct export_grant *g, int *fd);
 void ask_close(void);
+/* No more from the client; from any thread. */
+void ask_over(void);
 
 /*
  * backend.c: one connection to the export's server, shared by all threads. A
