@@ -420,8 +420,9 @@ class Export(Image):
         super().__init__(f"{directory}/{label.replace(' ', '-')}.img", label, **kw)
         self.socket = f"{directory}/{label.replace(' ', '-')}.sock"
         pid = self.socket + ".pid"
-        bench.spawn("nbdkit", "-f", "-U", self.socket, "-P", pid, *nbdkit_args,
-                    "file", self.path)
+        options = [a for a in nbdkit_args if a.startswith("-")]
+        bench.spawn("nbdkit", "-f", "-U", self.socket, "-P", pid, *options,
+                    "file", self.path, *[a for a in nbdkit_args if a not in options])
         until(lambda: os.path.exists(pid), "nbdkit listens")
         self.file, self.path = self.path, f"nbd+unix:///?socket={self.socket}"
         self.name = os.path.basename(self.socket)
@@ -441,6 +442,7 @@ class Bench:
         self.marker = Marker(self.q)
         self.drives = {p: Drive(self, p) for p in DRIVES}
         self.undo = []
+        self.made = {}		# media, by the rows that need them
         self.nodes = []
         self.node_count = 0
         self.uevents = Uevents()
