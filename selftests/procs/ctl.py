@@ -13,7 +13,7 @@ from procs import BIN, equal, ok, run
 # timeout: 120
 
 CTL = os.path.join(BIN, "spicebdctl")
-VERBS = "insert eject list status add del monitor listen unlisten media start stop".split()
+VERBS = "insert change eject open close remove list status add del monitor listen unlisten media start stop".split()
 
 
 def path(name):
@@ -45,7 +45,15 @@ def usage():
     refused(2, "one of --read-only and --read-write", "insert", "--read-only", "--read-write", "x")
     refused(2, "no number of seconds", "insert", "--timeout", "soon", "x")
     refused(2, "requires an argument", "insert", "--timeout")
-    refused(2, "one drive at a time", "eject", "0", "1")
+    for v in ("eject", "open", "close", "remove"):
+        refused(2, "one drive at a time", v, "0", "1")
+    for v in ("eject", "open", "remove"):
+        refused(2, "no number of seconds", v, "--timeout", "soon")
+    refused(2, "unrecognized option", "close", "--force")
+    refused(2, "a source is wanted", "change", "--force")
+    refused(2, "unrecognized option", "change", "--cdrom", "x")
+    refused(2, "one of --read-only, --read-write and --retain", "change", "--retain", "--read-only", "x")
+    refused(2, "unrecognized option", "insert", "--retain", "x")
     refused(2, "say cdrom or disk", "add")
     refused(2, "neither cdrom nor disk", "add", "floppy")
     refused(2, "out of range", "add", "--queues", "99", "disk")
@@ -61,8 +69,8 @@ def module():
     if os.path.exists("/sys/module/spicebd"):
         procs.skip("without the module", "it is loaded")
         return
-    for args in (["list"], ["status"], ["insert", "/etc/passwd"], ["eject"], ["monitor"],
-                 ["del", "0"]):
+    for args in (["list"], ["status"], ["insert", "/etc/passwd"], ["eject"], ["open", "0"],
+                 ["close"], ["remove"], ["change", "/etc/passwd"], ["monitor"], ["del", "0"]):
         refused(1, "modprobe spicebd", *args)
 
 

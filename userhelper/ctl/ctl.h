@@ -6,6 +6,7 @@
 #ifndef SPICEBD_CTL_H
 #define SPICEBD_CTL_H
 
+#include <getopt.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -41,19 +42,20 @@ struct verb {
 extern const struct verb verbs[];
 
 /* verb.c: what the verbs' command lines have in common */
-/*
- * --help, --json and, unless @force is NULL, --force.
- * Return: -1 to go on, else the exit status.
+/**
+ * verb_option() - the next of a verb's own options; --help and --json are seen to
+ * @status: set at the end: -1 to go on, else the exit status
+ * Return: its letter, its value in optarg; 0: there is no further one
  */
+int verb_option(const struct verb *v, int argc, char **argv, const struct option *opts,
+		bool *json, int *status);
+/* --help, --json and, unless @force is NULL, --force. Return: as @status above. */
 int verb_options(const struct verb *v, int argc, char **argv, bool *json, bool *force);
 int verb_usage(const struct verb *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool parse_seconds(const char *text, int *out);
 bool parse_u32(const char *text, uint32_t max, uint32_t *out);
 
-/*
- * Long options only, so that "-x" can be a file. Value of each: a letter that
- * getopt_long() returns; 'h' prints the help, and '?' is a usage error.
- */
+/* Long options only, so that "-x" can be a file. Value of each: a letter. */
 #define OPT_HELP { "help", no_argument, NULL, 'h' }
 #define OPT_JSON { "json", no_argument, NULL, 'j' }
 #define OPT_END { NULL, 0, NULL, 0 }
@@ -89,15 +91,27 @@ struct kernel *drives_kernel(struct fault *f);
 int drive_get(const char *text, struct kernel_drive *d, struct fault *f);
 int drive_get_in(struct kernel *k, const char *text, struct kernel_drive *d, struct fault *f);
 
-/* Have spicebdd, if it runs, execute @command, whose argument @key names the drive. */
-int drive_by_daemon(const char *command, const char *key, const struct kernel_drive *d,
-		    bool force, int timeout_ms, struct fault *f);
+/**
+ * drive_pick() - the drive of that name, or the one that fits
+ * @name: or NULL
+ * @fits: what the one drive must be like when none was named
+ * @none, @several: what to say when it is not one
+ */
+int drive_pick(const char *name, bool (*fits)(const struct kernel_drive *d), const char *none,
+	       const char *several, struct kernel_drive *out, struct fault *f);
+bool drive_locked(const struct kernel_drive *d);
 
-/* Have the kernel do it, which takes no daemon: kernel_eject() or kernel_del(). */
+/* Have spicebdd, if it runs, execute @command. @args: taken over */
+int drive_by_daemon(const char *command, JsonObject *args, int timeout_ms, struct fault *f);
+
+/* Have the kernel do it, which takes no daemon. */
 int drive_by_kernel(int (*what)(struct kernel *k, uint32_t index, bool force,
 				struct kernel_err *e),
 		    const struct kernel_drive *d, bool force, struct fault *f);
 void fault_kernel(struct fault *f, const struct kernel_err *e);
+
+/* busy.c */
+void busy_explain(const struct kernel_drive *d, const char *does, struct fault *f);
 
 /* source.c */
 struct source {
@@ -122,7 +136,8 @@ const char *clean(const char *text);
 
 /* verb_*.c */
 int verb_insert(const struct verb *v, int argc, char **argv);
-int verb_eject(const struct verb *v, int argc, char **argv);
+int verb_change(const struct verb *v, int argc, char **argv);
+int verb_tray(const struct verb *v, int argc, char **argv);
 int verb_list(const struct verb *v, int argc, char **argv);
 int verb_status(const struct verb *v, int argc, char **argv);
 int verb_add(const struct verb *v, int argc, char **argv);

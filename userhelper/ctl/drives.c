@@ -101,19 +101,56 @@ int drive_get(const char *text, struct kernel_drive *d, struct fault *f)
 	return r;
 }
 
-int drive_by_daemon(const char *command, const char *key, const struct kernel_drive *d,
-		    bool force, int timeout_ms, struct fault *f)
+bool drive_locked(const struct kernel_drive *d)
+{
+	return d->state & SPICEBD_STATE_LOCKED;
+}
+
+static int only_one(struct kernel *k, bool (*fits)(const struct kernel_drive *d),
+		    const char *none, const char *several, struct kernel_drive *out,
+		    struct fault *f)
+{
+	struct kernel_drive *d = g_new0(struct kernel_drive, SPICEBD_MAX_DRIVES);
+	unsigned int n = 0, found = 0;
+	struct kernel_err e = { 0 };
+	int r = kernel_list(k, d, &n, &e);
+
+	if (r < 0)
+		fault_kernel(f, &e);
+	for (unsigned int i = 0; !r && i < n; i++)
+		if (fits(&d[i]) && !found++)
+			*out = d[i];
+	g_free(d);
+	if (!r && found != 1) {
+		fault_set(f, EXIT_REFUSED, "%s", found ? several : none);
+		r = -EINVAL;
+	}
+	return r;
+}
+
+int drive_pick(const char *name, bool (*fits)(const struct kernel_drive *d), const char *none,
+	       const char *several, struct kernel_drive *out, struct fault *f)
+{
+	struct kernel *k = drives_kernel(f);
+	int r;
+
+	if (!k)
+		return -ENOENT;
+	r = name ? drive_get_in(k, name, out, f) : only_one(k, fits, none, several, out, f);
+	kernel_close(k);
+	return r;
+}
+
+int drive_by_daemon(const char *command, JsonObject *args, int timeout_ms, struct fault *f)
 {
 	struct qmp *q = daemon_connect(DAEMON_IF_RUNNING, f);
 	g_autoptr(JsonNode) r = NULL;
-	JsonObject *a;
 
-	if (!q)
+	if (!q) {
+		json_object_unref(args);
 		return -1;
-	a = json_object_new();
-	json_object_set_string_member(a, key, d->name);
-	json_object_set_boolean_member(a, "force", force);
-	r = qmp_call(q, command, a, -1, timeout_ms, f);
+	}
+	r = qmp_call(q, command, args, -1, timeout_ms, f);
 	qmp_close(q);
 	return r ? 0 : -1;
 }

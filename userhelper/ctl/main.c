@@ -13,6 +13,11 @@
 "  --json        the answer as JSON, one line\n" \
 "  --help        this text\n"
 
+#define ASK_HELP \
+"  --force       at once; what its users have not written is lost\n" \
+"  --timeout S   how long its users may take to let go (2; 10 for what was\n" \
+"                mounted by itself)\n"
+
 #define DRIVE_HELP \
 "DRIVE is spicebd0, 0 or /dev/spicebd0.\n"
 
@@ -32,16 +37,55 @@ const struct verb verbs[] = {
 "  --read-write  fail if it cannot be written\n"
 "  --cdrom       into a CD drive     (default for ISO 9660, UDF and folders)\n"
 "  --disk        into a stick's slot (default for all else)\n"
-"  --force       put out a medium that is in the drive, used or not\n"
+"  --force       put out a medium that is in the drive, used or not; of a drive\n"
+"                that its old users still have open, make a new one\n"
+"  --on-tray     lay it onto the open tray, which stays open\n"
 "  --timeout S   give up after S seconds (30)\n"
 COMMON_HELP DRIVE_HELP },
-	{ "eject", verb_eject,
+	{ "change", verb_change,
+"usage: spicebdctl change [DRIVE] SOURCE [options]\n"
+"\n"
+"Puts another medium in the place of the one that is in a drive; if anything is\n"
+"wrong with it the old one stays. Without DRIVE: the one drive that has a medium.\n"
+"SOURCE is as for insert.\n"
+"\n"
+"  --retain      writable if the old one was (default)\n"
+"  --read-only   do not write to it\n"
+"  --read-write  fail if it cannot be written\n"
+"  --force       whoever uses the old one\n"
+"  --timeout S   give up after S seconds (30)\n"
+COMMON_HELP DRIVE_HELP },
+	{ "eject", verb_tray,
 "usage: spicebdctl eject [DRIVE] [--force]\n"
 "\n"
-"Takes the medium out of a drive. If it is in use its users are asked to let go\n"
-"of it, and are named. Without DRIVE: the one drive that has a medium.\n"
+"Takes the medium out of a drive and leaves the tray open. If it is in use its\n"
+"users are asked to let go of it, and are named. Without DRIVE: the one drive\n"
+"that has a medium.\n"
 "\n"
-"  --force       at once; what its users have not written is lost\n"
+ASK_HELP
+COMMON_HELP DRIVE_HELP },
+	{ "open", verb_tray,
+"usage: spicebdctl open [DRIVE] [--force]\n"
+"\n"
+"Opens the tray of a CD drive; its medium lies in it. If it is in use its users\n"
+"are asked to let go of it, and are named. Without DRIVE: the one drive with a\n"
+"closed tray. A drive without a tray stays as it is.\n"
+"\n"
+ASK_HELP
+COMMON_HELP DRIVE_HELP },
+	{ "close", verb_tray,
+"usage: spicebdctl close [DRIVE]\n"
+"\n"
+"Closes the tray of a CD drive. Without DRIVE: the one whose tray is open.\n"
+"\n"
+COMMON_HELP DRIVE_HELP },
+	{ "remove", verb_tray,
+"usage: spicebdctl remove [DRIVE] [--force]\n"
+"\n"
+"Takes the medium from the open tray, which stays open, or out of a slot. Without\n"
+"DRIVE: the one drive that has a medium.\n"
+"\n"
+ASK_HELP
 COMMON_HELP DRIVE_HELP },
 	{ "list", verb_list,
 "usage: spicebdctl list\n"

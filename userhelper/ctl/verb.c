@@ -39,30 +39,33 @@ int verb_usage(const struct verb *v, const char *fmt, ...)
 	return EXIT_USAGE;
 }
 
+int verb_option(const struct verb *v, int argc, char **argv, const struct option *opts,
+		bool *json, int *status)
+{
+	int c;
+
+	do {
+		c = getopt_long(argc, argv, "", opts, NULL);
+		if (c == 'j')
+			*json = true;
+	} while (c == 'j');
+	if (c == 'h')
+		fputs(v->help, stdout);
+	*status = c == 'h' ? EXIT_DONE : c == '?' ? EXIT_USAGE : -1;
+	return c == -1 || c == 'h' || c == '?' ? 0 : c;
+}
+
 int verb_options(const struct verb *v, int argc, char **argv, bool *json, bool *force)
 {
 	static const struct option plain[] = { OPT_HELP, OPT_JSON, OPT_END };
 	static const struct option forcible[] = {
 		OPT_HELP, OPT_JSON, { "force", no_argument, NULL, 'f' }, OPT_END
 	};
-	int c;
+	int status;
 
-	while ((c = getopt_long(argc, argv, "", force ? forcible : plain, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		case 'j':
-			*json = true;
-			break;
-		case 'f':
-			*force = true;
-			break;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	return -1;
+	while (verb_option(v, argc, argv, force ? forcible : plain, json, &status))
+		*force = true;
+	return status;
 }
 
 bool parse_u32(const char *text, uint32_t max, uint32_t *out)

@@ -3,12 +3,10 @@
 #include "ctl.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "holders.h"
 
 #define FORCE_MS	1500	/* then the kernel is asked */
 #define DRIVE_MS	10000
@@ -70,20 +68,18 @@ static int add_parse(const struct verb *v, int argc, char **argv, struct add *a)
 		{ "stall-timeout", required_argument, NULL, 's' },
 		OPT_END
 	};
-	int c, which;
+	const struct option *o;
+	int c, status;
 
-	while ((c = getopt_long(argc, argv, "", opts, &which)) != -1) {
-		if (c == 'h') {
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		}
-		if (c == '?')
-			return EXIT_USAGE;
-		if (c == 'j')
-			a->json = true;
-		else if (!add_option(c, optarg, &a->n))
-			return verb_usage(v, "--%s %s is out of range", opts[which].name, optarg);
+	while ((c = verb_option(v, argc, argv, opts, &a->json, &status))) {
+		if (add_option(c, optarg, &a->n))
+			continue;
+		for (o = opts; o->val != c; o++)
+			;
+		return verb_usage(v, "--%s %s is out of range", o->name, optarg);
 	}
+	if (status >= 0)
+		return status;
 	if (argc - optind != 1)
 		return verb_usage(v, "say cdrom or disk");
 	if (!strcmp(argv[optind], "cdrom"))
@@ -191,17 +187,17 @@ static int del(const struct kernel_drive *d, bool force, struct fault *f)
 {
 	struct kernel_drive now;
 	struct fault ignored;
-	char who[400];
-	int r = drive_by_daemon("spicebd-drive-del", "drive", d, force,
-				force ? FORCE_MS : DRIVE_MS, f);
+	JsonObject *a = json_object_new();
+	int r;
 
+	json_object_set_string_member(a, "drive", d->name);
+	json_object_set_boolean_member(a, "force", force);
+	r = drive_by_daemon("spicebd-drive-del", a, force ? FORCE_MS : DRIVE_MS, f);
 	if (r < 0 && (f->status == EXIT_NO_DAEMON ||
 		      (force && drive_get(d->name, &now, &ignored) == 0)))
 		r = drive_by_kernel(kernel_del, d, force, f);
-	if (r < 0 && !force && drive_get(d->name, &now, &ignored) == 0 && now.openers &&
-	    holders_describe(now.name, 0, who, sizeof(who)))
-		fault_set(f, EXIT_REFUSED, "%s is busy: %s; --force removes it all the same",
-			  d->name, who);
+	if (r < 0 && !force)
+		busy_explain(d, "removes it", f);
 	return r;
 }
 

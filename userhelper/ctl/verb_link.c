@@ -240,21 +240,14 @@ int verb_listen(const struct verb *v, int argc, char **argv)
 	struct fault f = { .status = EXIT_REFUSED };
 	bool json = false;
 	const char *name;
-	int c;
+	int c, status;
 
 	linkconf_init(&l, "");
-	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		if (c == 'h') {
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		}
-		if (c == '?')
-			return EXIT_USAGE;
-		if (c == 'j')
-			json = true;
-		else if (listen_option(c, optarg, &l, &f) < 0)
+	while ((c = verb_option(v, argc, argv, opts, &json, &status)))
+		if (listen_option(c, optarg, &l, &f) < 0)
 			return fault_tell(&f);
-	}
+	if (status >= 0)
+		return status;
 	if (argc - optind < 1 || argc - optind > 2)
 		return verb_usage(v, "an address is wanted, and at most a name before it");
 	name = argc - optind == 2 ? argv[optind] : DEFAULT_LINK;

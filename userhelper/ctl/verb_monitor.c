@@ -215,30 +215,19 @@ static int parse(const struct verb *v, int argc, char **argv, struct monitor *m)
 		{ "timeout", required_argument, NULL, 't' },
 		OPT_END
 	};
-	int c, seconds;
+	int c, seconds, status;
 
-	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			fputs(v->help, stdout);
-			return EXIT_DONE;
-		case 'j':
-			m->json = true;
-			break;
-		case 'c':
+	while ((c = verb_option(v, argc, argv, opts, &m->json, &status))) {
+		if (c == 'c') {
 			if (!parse_u32(optarg, UINT32_MAX, &m->count) || !m->count)
 				return verb_usage(v, "\"%s\" is no number of events", optarg);
-			break;
-		case 't':
-			if (!parse_seconds(optarg, &seconds))
-				return verb_usage(v, "\"%s\" is no number of seconds", optarg);
-			m->deadline = now_ms() + seconds * 1000LL;
-			break;
-		default:
-			return EXIT_USAGE;
+			continue;
 		}
+		if (!parse_seconds(optarg, &seconds))
+			return verb_usage(v, "\"%s\" is no number of seconds", optarg);
+		m->deadline = now_ms() + seconds * 1000LL;
 	}
-	return argc == optind ? -1 : verb_usage(v, "it takes no drive");
+	return status >= 0 || argc == optind ? status : verb_usage(v, "it takes no drive");
 }
 
 int verb_monitor(const struct verb *v, int argc, char **argv)

@@ -8,10 +8,9 @@
 #include "holders.h"
 #include "insert.h"
 #include "log.h"
-#include "sock.h"
+#include "polite.h"
 #include "source.h"
 
-#define TRY_AGAIN_MS	50
 #define CHANGE_TIMEOUT	20	/* s, for the new medium to be read */
 
 static bool waiting[SPICEBD_MAX_DRIVES];
@@ -19,28 +18,18 @@ static bool waiting[SPICEBD_MAX_DRIVES];
 /*
  * struct ask - one that waits
  * @s: of the medium that is wanted back
- * @m: while it is in the drive the request stands
  */
 struct ask {
 	struct drive *d;
 	struct source *s;
-	struct medium *m;
-	char link[32];
-	uint8_t by[FRAME_UUID_LEN];
-	long long end;
 };
 
-static struct ask *ask_new(struct drive *d, const struct link_ask *from)
+static struct ask *ask_new(struct drive *d)
 {
 	struct ask *a = g_new0(struct ask, 1);
 
 	a->d = d;
 	a->s = source_ref(d->medium->source);
-	a->m = medium_ref(d->medium);
-	g_strlcpy(a->link, from->link, sizeof(a->link));
-	if (from->by)
-		memcpy(a->by, from->by, sizeof(a->by));
-	a->end = now_ms() + EJECT_PATIENCE_MS;
 	waiting[d->index] = true;
 	return a;
 }
@@ -49,7 +38,6 @@ static void ask_free(struct ask *a)
 {
 	waiting[a->d->index] = false;
 	source_unref(a->s);
-	medium_unref(a->m);
 	g_free(a);
 }
 
@@ -80,55 +68,28 @@ static void ejected(int r, const struct derr *e, void *arg)
 
 /* ---- another medium in its place */
 
-static gboolean change_again(gpointer arg);
-
 static void changed(int r, struct drive *d, const struct derr *e, void *arg)
 {
-	struct ask *a = arg;
-
-	if ((r == -EBUSY || r == -EINPROGRESS) && now_ms() < a->end && !a->d->blockers) {
-		g_timeout_add(TRY_AGAIN_MS, change_again, a);
-		return;
-	}
-	if (r < 0)
-		refuse(a->d, a->s, r, e);
-	ask_free(a);
+	ejected(r, e, arg);
 }
 
 /*
  * The new one is opened before the old one is asked for: a file that cannot be
  * read costs nobody the medium. Read-only stays what was asked for as such.
  */
-static void change(struct ask *a)
+static void change(struct drive *d, const struct link_ask *from)
 {
 	struct insert_args args = {
-		.source = source_spice_of(a->link, a->by),
-		.drive = a->d,
+		.source = source_spice_of(from->link, from->by),
+		.drive = d,
 		.personality = -1,
-		.mode = a->s->read_only ? RO_READ_ONLY : RO_AUTO,
+		.mode = d->medium->source->read_only ? RO_READ_ONLY : RO_AUTO,
 		.replace = true,
+		.patience = -1,
 		.timeout = CHANGE_TIMEOUT,
 	};
 
-	insert_start(&args, changed, a);
-}
-
-static gboolean change_again(gpointer arg)
-{
-	struct ask *a = arg;
-	struct drive *d = a->d;
-	struct derr e;
-
-	if (!d->present || !d->medium || d->medium != a->m) {
-		derr_set(&e, ENOMEDIUM, "the medium is out of the drive already");
-		refuse(d, a->s, -ENOMEDIUM, &e);
-		ask_free(a);
-		return G_SOURCE_REMOVE;
-	}
-	if (drive_refresh(d, NULL) == 0 && d->k.openers && now_ms() < a->end)
-		return G_SOURCE_CONTINUE;
-	change(a);
-	return G_SOURCE_REMOVE;
+	insert_start(&args, changed, ask_new(d));
 }
 
 /* ---- */
@@ -159,7 +120,7 @@ void asks_take(const struct link_ask *from)
 	if (waiting[d->index])
 		return;
 	if (from->by)
-		change(ask_new(d, from));
+		change(d, from);
 	else
-		drive_eject_asked(d, ejected, ask_new(d, from));
+		polite_drive(d, POLITE_EJECT, -1, ejected, ask_new(d));
 }

@@ -8,7 +8,7 @@
 /**
  * asks_take() - do what a share asks for, and answer it
  *
- * The user of the drive is asked to let go and has EJECT_PATIENCE_MS; with
+ * The user of the drive is asked to let go and has some time for it (polite.h); with
  * force nobody is asked. The answer is a notice: what was done, or that the
  * drive is busy, and through whom. At most one request of a drive waits: more
  * of them get that one's answer.

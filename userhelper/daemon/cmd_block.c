@@ -8,6 +8,7 @@
 #include "fdset.h"
 #include "insert.h"
 #include "nodes.h"
+#include "polite.h"
 
 #define INSERT_TIMEOUT	30
 
@@ -16,35 +17,70 @@ static void done(int r, struct drive *d, const struct derr *e, void *arg)
 	cmd_end(arg, r, e);
 }
 
-static void ejected(int r, const struct derr *e, void *arg)
+static void asked(int r, const struct derr *e, void *arg)
 {
 	cmd_end(arg, r, e);
 }
 
-static void eject(struct cmd *c)
+/* Our own argument "timeout": how long the drive's user is waited for. */
+static struct drive *arg_asked(struct cmd *c, int *timeout)
 {
+	long long t = arg_int(c, "timeout", -1);
 	struct drive *d;
 	struct derr e;
 	bool failed;
 
 	d = arg_drive(c, true, &failed);
-	if (failed)
+	if (d && arg_has(c, "timeout") && (t < 0 || t > POLITE_TIMEOUT_MAX)) {
+		derr_set(&e, EINVAL, "Parameter 'timeout' is 0 to %d seconds", POLITE_TIMEOUT_MAX);
+		cmd_fail(c, &e);
+		return NULL;
+	}
+	*timeout = t;
+	return d;
+}
+
+static void eject(struct cmd *c)
+{
+	struct derr e;
+	int timeout;
+	struct drive *d = arg_asked(c, &timeout);
+
+	if (!d)
 		return;
 	if (arg_bool(c, "force", false))
 		cmd_end(c, drive_eject(d, true, &e), &e);
 	else
-		drive_eject_asked(d, ejected, c);
+		polite_drive(d, POLITE_EJECT, timeout, asked, c);
 }
 
+static void open_later(int r, const struct derr *e, void *arg)
+{
+}
+
+/*
+ * QEMU answers at once, and the tray's event tells when its user has let go.
+ * With "wait" the answer is the outcome.
+ */
 static void open_tray(struct cmd *c)
 {
-	struct drive *d;
 	struct derr e;
-	bool failed;
+	int timeout;
+	struct drive *d = arg_asked(c, &timeout);
 
-	d = arg_drive(c, true, &failed);
-	if (!failed)
-		cmd_end(c, drive_open_tray(d, arg_bool(c, "force", false), &e), &e);
+	if (!d)
+		return;
+	if (arg_bool(c, "force", false)) {
+		cmd_end(c, drive_open_tray(d, true, &e), &e);
+	} else if (arg_bool(c, "wait", false)) {
+		polite_drive(d, POLITE_OPEN, timeout, asked, c);
+	} else {
+		int r = blockers_check(d, OP_TRAY, false, &e);
+
+		if (!r)
+			polite_drive(d, POLITE_OPEN, timeout, open_later, NULL);
+		cmd_end(c, r, &e);
+	}
 }
 
 static void close_tray(struct cmd *c)
@@ -60,18 +96,21 @@ static void close_tray(struct cmd *c)
 
 static void remove_medium(struct cmd *c)
 {
-	struct drive *d;
 	struct derr e;
-	bool failed;
+	int timeout;
+	struct drive *d = arg_asked(c, &timeout);
 
-	d = arg_drive(c, true, &failed);
-	if (!failed)
-		cmd_end(c, drive_remove_medium(d, &e), &e);
+	if (!d)
+		return;
+	if (arg_bool(c, "force", false))
+		cmd_end(c, drive_remove_medium(d, true, &e), &e);
+	else
+		polite_drive(d, POLITE_REMOVE, timeout, asked, c);
 }
 
 static void insert_medium(struct cmd *c)
 {
-	struct insert_args a = { .personality = -1, .open_tray = true };
+	struct insert_args a = { .personality = -1, .open_tray = true, .patience = -1 };
 	bool failed, read_only;
 	struct derr e;
 
@@ -88,27 +127,9 @@ static void insert_medium(struct cmd *c)
 	insert_start(&a, done, c);
 }
 
-static int change_mode(const char *s, const struct drive *d, enum read_only_mode *mode,
-		       struct derr *e)
-{
-	if (!s || !strcmp(s, "retain")) {
-		*mode = RO_AUTO;
-		if (d->medium && !drive_has_tray(d))
-			*mode = d->medium->read_only ? RO_READ_ONLY : RO_READ_WRITE;
-	} else if (!strcmp(s, "read-only")) {
-		*mode = RO_READ_ONLY;
-	} else if (!strcmp(s, "read-write")) {
-		*mode = RO_READ_WRITE;
-	} else {
-		return derr_set(e, EINVAL, "Parameter 'read-only-mode' does not accept value "
-				"'%s'", s);
-	}
-	return 0;
-}
-
 static void change_medium(struct cmd *c)
 {
-	struct insert_args a = { .personality = -1, .replace = true };
+	struct insert_args a = { .personality = -1, .replace = true, .patience = -1 };
 	const char *format = arg_str(c, "format");
 	struct derr e;
 	bool failed;
@@ -118,7 +139,7 @@ static void change_medium(struct cmd *c)
 		return;
 	if (format && strcmp(format, "raw"))
 		derr_set(&e, EINVAL, "Unknown driver '%s'", format);
-	else if (change_mode(arg_str(c, "read-only-mode"), a.drive, &a.mode, &e) == 0)
+	else if (insert_mode(arg_str(c, "read-only-mode") ?: "retain", a.drive, &a.mode, &e) == 0)
 		a.source = source_parse(arg_str(c, "filename"), NULL, &e);
 	if (!a.source) {
 		cmd_fail(c, &e);
@@ -173,10 +194,10 @@ static void remove_fd(struct cmd *c)
 }
 
 const struct cmd_desc commands_block[] = {
-	{ "eject", eject, 0, "device:s? id:s? force:b?" },
-	{ "blockdev-open-tray", open_tray, 0, "device:s? id:s? force:b?" },
+	{ "eject", eject, 0, "device:s? id:s? force:b? timeout:i?" },
+	{ "blockdev-open-tray", open_tray, 0, "device:s? id:s? force:b? wait:b? timeout:i?" },
 	{ "blockdev-close-tray", close_tray, 0, "device:s? id:s?" },
-	{ "blockdev-remove-medium", remove_medium, 0, "id:s" },
+	{ "blockdev-remove-medium", remove_medium, 0, "id:s force:b? timeout:i?" },
 	{ "blockdev-insert-medium", insert_medium, 0, "id:s node-name:s" },
 	{ "blockdev-change-medium", change_medium, 0,
 	  "device:s? id:s? filename:s format:s? force:b? read-only-mode:s?" },

@@ -34,27 +34,13 @@ static int parse_personality(const char *s, int *out, struct derr *e)
 	return 0;
 }
 
-static int parse_mode(const char *s, enum read_only_mode *out, struct derr *e)
-{
-	if (!s || !strcmp(s, "auto"))
-		*out = RO_AUTO;
-	else if (!strcmp(s, "read-only"))
-		*out = RO_READ_ONLY;
-	else if (!strcmp(s, "read-write"))
-		*out = RO_READ_WRITE;
-	else
-		return derr_set(e, EINVAL, "Parameter 'read-only-mode' is 'auto', 'read-only' or "
-				"'read-write'");
-	return 0;
-}
-
 static int check_insert(struct cmd *c, struct insert_args *a, struct derr *e)
 {
 	long long timeout = arg_int(c, "timeout", TIMEOUT_DEFAULT);
 	int r = parse_personality(arg_str(c, "personality"), &a->personality, e);
 
 	if (!r)
-		r = parse_mode(arg_str(c, "read-only-mode"), &a->mode, e);
+		r = insert_mode(arg_str(c, "read-only-mode") ?: "auto", a->drive, &a->mode, e);
 	if (r < 0)
 		return r;
 	if (timeout < 1 || timeout > TIMEOUT_MAX)
@@ -63,6 +49,10 @@ static int check_insert(struct cmd *c, struct insert_args *a, struct derr *e)
 	if (a->drive && a->personality >= 0 && a->drive->k.personality != a->personality)
 		return derr_set(e, EINVAL, "drive %s is a %s drive", a->drive->k.name,
 				drive_has_tray(a->drive) ? "cdrom" : "disk");
+	if ((a->replace || a->open_tray) && !a->drive)
+		return derr_set(e, EINVAL, "Parameter 'drive' is missing");
+	if (a->replace && a->open_tray)
+		return derr_set(e, EINVAL, "Parameters 'replace' and 'on-tray' exclude each other");
 	if (blockers_stopped())
 		return derr_set(e, EBUSY, "spicebdd is ending");
 	return 0;
@@ -70,18 +60,21 @@ static int check_insert(struct cmd *c, struct insert_args *a, struct derr *e)
 
 static void spicebd_insert(struct cmd *c)
 {
-	struct insert_args a = { 0 };
+	struct insert_args a = { .patience = -1 };
 	struct derr e;
 	bool failed;
 
 	a.drive = arg_drive(c, false, &failed);
 	if (failed)
 		return;
+	a.force = arg_bool(c, "force", false);
+	a.open_tray = arg_bool(c, "on-tray", false);
+	a.replace = arg_bool(c, "replace", false);
 	if (check_insert(c, &a, &e) < 0) {
 		cmd_fail(c, &e);
 		return;
 	}
-	a.replace = a.force = arg_bool(c, "force", false);
+	a.replace |= a.force && !a.open_tray;
 	a.source = source_parse(arg_str(c, "source"), arg_str(c, "filename"), &e);
 	if (!a.source) {
 		cmd_fail(c, &e);
@@ -170,8 +163,8 @@ static void quit(struct cmd *c)
 
 const struct cmd_desc commands_own[] = {
 	{ "spicebd-insert", spicebd_insert, 0,
-	  "source:s filename:s? drive:s? personality:s? read-only-mode:s? force:b? timeout:i? "
-	  "resend:b?" },
+	  "source:s filename:s? drive:s? personality:s? read-only-mode:s? force:b? replace:b? "
+	  "on-tray:b? timeout:i? resend:b?" },
 	{ "spicebd-drive-add", drive_add_cmd, 0,
 	  "personality:s index:i? queues:i? depth:i? max-io:i? reconnect-timeout:i? "
 	  "stall-timeout:i?" },

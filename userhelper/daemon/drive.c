@@ -10,12 +10,12 @@
 #include <glib-unix.h>
 
 #include "control.h"
+#include "holders.h"
 #include "links.h"
 #include "log.h"
+#include "polite.h"
 #include "sock.h"
 #include "state.h"
-
-#define EJECT_RETRY_MS	50
 
 struct kernel *drives_kernel;
 
@@ -89,7 +89,9 @@ static void came(uint32_t index)
 {
 	struct drive *d = &drives[index];
 
-	memset(d, 0, sizeof(*d));
+	/* What is being made anew keeps its medium-to-be and who makes it. */
+	if (!d->renewing)
+		memset(d, 0, sizeof(*d));
 	d->index = index;
 	d->present = true;
 	links_want_port(index, true);
@@ -97,16 +99,20 @@ static void came(uint32_t index)
 
 static void went(struct drive *d)
 {
+	d->present = false;
+	polite_event(d);
+	change_wake();
+	/* Its port stays, and the streams that were opened there. */
+	if (d->renewing)
+		return;
 	if (d->op)
 		task_cancel(d->op);
 	if (d->medium)
 		medium_out(d->medium);
 	g_clear_pointer(&d->failed, g_free);
-	d->present = false;
 	/* Port 0 stays: over it a share tells what it offers. */
 	if (d->index)
 		links_want_port(d->index, false);
-	change_wake();
 }
 
 static void take(const struct kernel_drive *k)
@@ -162,20 +168,59 @@ int drive_delete(struct drive *d, bool force, struct derr *e)
 	return 0;
 }
 
+int drive_renew_begin(struct drive *d, struct derr *e)
+{
+	struct kernel_err ke;
+
+	d->renewing = true;
+	if (kernel_del(drives_kernel, d->index, true, &ke) == 0)
+		return 0;
+	d->renewing = false;
+	return drive_err(d, &ke, "delete it, to make it anew", e);
+}
+
+int drive_renew_end(struct drive *d, struct derr *e)
+{
+	const struct kernel_drive_new n = {
+		.personality = d->k.personality,
+		.set_index = true, .index = d->index,
+		.set_queues = true, .nr_queues = d->k.nr_queues,
+		.set_depth = true, .queue_depth = d->k.queue_depth,
+		.set_max_io = true, .max_io = d->k.max_io,
+		.set_reconnect = true, .reconnect_timeout = d->k.reconnect_timeout,
+		.set_stall = true, .stall_timeout = d->k.stall_timeout,
+	};
+	struct drive *made;
+	int r = drive_add(&n, &made, e);
+
+	d->renewing = false;
+	if (r < 0 && !d->present)
+		went(d);
+	return r;
+}
+
 /* Tray and medium. */
 
-static int in_use(const struct drive *d, const struct kernel_err *ke, const char *verb,
-		  struct derr *e)
+bool drive_in_use(const struct drive *d)
 {
-	bool locked = d->k.state & SPICEBD_STATE_LOCKED;
+	return d->k.openers || d->k.state & SPICEBD_STATE_LOCKED;
+}
 
-	if (ke->code == EINPROGRESS && locked)
+int drive_in_use_err(const struct drive *d, const struct kernel_err *ke, const char *verb,
+		     struct derr *e)
+{
+	char who[300];
+
+	if (ke->code == EINPROGRESS && d->k.state & SPICEBD_STATE_LOCKED)
 		return derr_set(e, EINPROGRESS, "Device '%s' is locked and force was not "
 				"specified, wait for tray to open and try again", d->k.name);
-	if (ke->code == EINPROGRESS || ke->code == EBUSY)
-		return derr_set(e, EBUSY, "drive %s is busy: its user was asked to let go of the "
-				"medium; try again, or use force", d->k.name);
-	return drive_err(d, ke, verb, e);
+	if (ke->code != EINPROGRESS && ke->code != EBUSY)
+		return drive_err(d, ke, verb, e);
+	/* Mounts alone: other users' open files are not ours to see. */
+	if (!holders_describe(d->k.name, 0, who, sizeof(who)))
+		snprintf(who, sizeof(who), "its user was asked to let go of the medium");
+	return derr_set(e, ke->code, "drive %s is busy: %s; try again, or use force", d->k.name,
+			who);
 }
 
 int drive_eject(struct drive *d, bool force, struct derr *e)
@@ -190,7 +235,7 @@ int drive_eject(struct drive *d, bool force, struct derr *e)
 	r = kernel_eject(drives_kernel, d->index, force, &ke);
 	if (r < 0) {
 		drive_refresh(d, NULL);
-		return in_use(d, &ke, "eject", e);
+		return drive_in_use_err(d, &ke, "eject", e);
 	}
 	d->keep = false;
 	d->blockers &= ~BLOCK_ADOPT;
@@ -199,57 +244,6 @@ int drive_eject(struct drive *d, bool force, struct derr *e)
 	g_clear_pointer(&d->failed, g_free);
 	drive_refresh(d, NULL);
 	return 0;
-}
-
-struct asked {
-	struct drive *d;
-	struct medium *m;
-	long long end;
-	void (*done)(int r, const struct derr *e, void *arg);
-	void *arg;
-	struct derr e;
-	int r;
-};
-
-static gboolean ask_again(gpointer arg)
-{
-	struct asked *a = arg;
-	struct drive *d = a->d;
-	bool late = now_ms() >= a->end;
-
-	/* Somebody else did it, or put another medium in. */
-	if (!d->present || d->medium != a->m) {
-		a->r = 0;
-	} else if (drive_refresh(d, NULL) == 0 && (!d->k.openers || late)) {
-		a->r = late && d->k.openers ? a->r : drive_eject(d, false, &a->e);
-		if (a->r == -EBUSY && !late && !d->blockers)
-			return G_SOURCE_CONTINUE;
-	} else if (!late) {
-		return G_SOURCE_CONTINUE;
-	}
-	a->done(a->r, &a->e, a->arg);
-	medium_unref(a->m);
-	g_free(a);
-	return G_SOURCE_REMOVE;
-}
-
-void drive_eject_asked(struct drive *d, void (*done)(int r, const struct derr *e, void *arg),
-		       void *arg)
-{
-	struct asked *a = g_new0(struct asked, 1);
-
-	a->d = d;
-	a->end = now_ms() + EJECT_PATIENCE_MS;
-	a->done = done;
-	a->arg = arg;
-	a->r = drive_eject(d, false, &a->e);
-	if ((a->r == -EBUSY || a->r == -EINPROGRESS) && !d->blockers && d->medium) {
-		a->m = medium_ref(d->medium);
-		g_timeout_add(EJECT_RETRY_MS, ask_again, a);
-		return;
-	}
-	done(a->r, &a->e, arg);
-	g_free(a);
 }
 
 void drive_fail(struct drive *d, const char *why)
@@ -285,10 +279,9 @@ int drive_open_tray(struct drive *d, bool force, struct derr *e)
 	if (r < 0)
 		d->keep = kept;
 	drive_refresh(d, NULL);
-	/* The asker waits for the tray's event; a drive without a tray has none. */
-	if (!r || r == -EINPROGRESS || r == -ENOSYS)
+	if (!r || r == -ENOSYS)
 		return 0;
-	return drive_err(d, &ke, "open its tray", e);
+	return drive_in_use_err(d, &ke, "open its tray", e);
 }
 
 int drive_close_tray(struct drive *d, struct derr *e)
@@ -307,19 +300,19 @@ int drive_close_tray(struct drive *d, struct derr *e)
 	return drive_err(d, &ke, "close its tray", e);
 }
 
-int drive_remove_medium(struct drive *d, struct derr *e)
+int drive_remove_medium(struct drive *d, bool force, struct derr *e)
 {
 	struct kernel_err ke;
-	int r = blockers_check(d, OP_REMOVE, false, e);
+	int r = blockers_check(d, OP_REMOVE, force, e);
 
 	if (r < 0)
 		return r;
-	r = kernel_medium_remove(drives_kernel, d->index, false, &ke);
+	r = kernel_medium_remove(drives_kernel, d->index, force, &ke);
 	drive_refresh(d, NULL);
 	if (r == -EINVAL)
 		return derr_set(e, EINVAL, "Tray of device '%s' is not open", d->k.name);
 	if (r < 0)
-		return in_use(d, &ke, "remove its medium", e);
+		return drive_in_use_err(d, &ke, "remove its medium", e);
 	if (d->medium && d->medium->state == MEDIUM_IN)
 		medium_out(d->medium);
 	return 0;
@@ -406,6 +399,8 @@ static void on_drive_event(const struct kernel_drive *k)
 		compare(d);
 		break;
 	}
+	if (k->event != SPICEBD_EVENT_EJECT_REQUEST)
+		polite_event(d);
 }
 
 static void read_all(void)

@@ -23,6 +23,7 @@
  * @medium: what is in it through us, or NULL
  * @blockers: operations under way, BLOCK_*
  * @op: the task of an insert, to be cancelled by force
+ * @renewing: that task deletes it, to make it anew under the same number
  * @keep: a medium in the open tray is there because we were told so
  * @failed: why the last medium was ejected with errors, or NULL
  */
@@ -33,6 +34,7 @@ struct drive {
 	struct medium *medium;
 	unsigned int blockers;
 	struct task *op;
+	bool renewing;
 	bool keep;
 	char *failed;
 };
@@ -59,21 +61,31 @@ int drive_refresh(struct drive *d, struct derr *e);
 int drive_add(const struct kernel_drive_new *args, struct drive **out, struct derr *e);
 int drive_delete(struct drive *d, bool force, struct derr *e);
 
-int drive_eject(struct drive *d, bool force, struct derr *e);
-
 /**
- * drive_eject_asked() - eject without force, giving its user time to let go
- * @done: called once, now or within EJECT_PATIENCE_MS
+ * drive_renew_begin() - delete a drive whose old users do not let go
+ * drive_renew_end() - make it anew, with the same number and limits
  *
- * The kernel tells the user of the medium that it is wanted: an automounter
- * unmounts, a probe of udev's ends by itself.
+ * In between, drive.renewing is set and drive.present says whether the kernel
+ * has done the first.
  */
-#define EJECT_PATIENCE_MS	2000
-void drive_eject_asked(struct drive *d, void (*done)(int r, const struct derr *e, void *arg),
-		       void *arg);
+int drive_renew_begin(struct drive *d, struct derr *e);
+int drive_renew_end(struct drive *d, struct derr *e);
+
+/*
+ * The verbs. Without force, -EBUSY and -EINPROGRESS: the user of the drive was
+ * asked for the medium; polite.h waits for him.
+ */
+int drive_eject(struct drive *d, bool force, struct derr *e);
 int drive_open_tray(struct drive *d, bool force, struct derr *e);
 int drive_close_tray(struct drive *d, struct derr *e);
-int drive_remove_medium(struct drive *d, struct derr *e);
+int drive_remove_medium(struct drive *d, bool force, struct derr *e);
+
+/* Somebody holds its medium, or locked it. */
+bool drive_in_use(const struct drive *d);
+
+/* What the kernel said of a medium that is wanted, in QEMU's words where it has some. */
+int drive_in_use_err(const struct drive *d, const struct kernel_err *ke, const char *verb,
+		     struct derr *e);
 
 /* The medium cannot go on: out with it, its users get errors. */
 void drive_fail(struct drive *d, const char *why);

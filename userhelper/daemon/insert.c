@@ -12,6 +12,7 @@
 #include "drive.h"
 #include "log.h"
 #include "medium.h"
+#include "room.h"
 #include "sock.h"
 #include "state.h"
 
@@ -29,6 +30,7 @@ struct insert {
 	bool blocked;			/* our blocker is on the drive */
 	bool made;			/* the drive was made for this insert */
 	struct medium *m;		/* ours: a reference */
+	bool placed;			/* ... and the drive's */
 	struct nbd_handle *h[IO_QUEUES_MAX];
 	unsigned int n;
 	struct nbd_props props;
@@ -100,30 +102,22 @@ static void step_choose(void *arg)
 
 /* The medium. */
 
-static int full_error(struct drive *d, bool open_tray, struct derr *e)
+static struct room room_of(const struct insert *in)
 {
-	if (open_tray)
-		return derr_set(e, EEXIST, "There already is a medium in device '%s'",
-				d->k.name);
-	return derr_set(e, EEXIST, "drive %s already has a medium%s%s: eject it first, or use "
-			"force", d->k.name, d->medium ? ": " : "",
-			d->medium ? d->medium->name : "");
+	return (struct room) {
+		.d = in->d, .replace = in->a.replace, .force = in->a.force,
+		.on_tray = in->a.open_tray, .patience = in->a.patience,
+	};
 }
 
-static int check_drive_empty(struct insert *in)
+static int check_room(struct insert *in)
 {
-	struct drive *d = in->d;
+	struct room room = room_of(in);
+	int r = room_check(&room);
 
-	if (drive_refresh(d, &in->e) < 0)
-		return -in->e.code;
-	if (drive_has_medium(d) && !in->a.replace)
-		return full_error(d, in->a.open_tray, &in->e);
-	if (in->a.open_tray && drive_has_tray(d) && d->k.tray != SPICEBD_TRAY_OPEN)
-		return derr_set(&in->e, EINVAL, "Tray of device '%s' is not open", d->k.name);
-	if ((d->k.state & SPICEBD_STATE_STALE) && !drive_has_medium(d))
-		return derr_set(&in->e, EBUSY, "drive %s: an old medium, ejected by force, is "
-				"still open: unmount or close it first", d->k.name);
-	return 0;
+	if (r < 0)
+		in->e = room.e;
+	return r;
 }
 
 static int check_size(struct insert *in)
@@ -191,7 +185,7 @@ static void step_check(void *arg)
 	struct insert *in = arg;
 	unsigned int most;
 
-	in->r = check_drive_empty(in);
+	in->r = check_room(in);
 	if (!in->r)
 		in->r = check_size(in);
 	if (!in->r)
@@ -219,29 +213,6 @@ static void make_id(struct insert *in, struct medium *m)
 	}
 }
 
-static int eject_old(struct insert *in)
-{
-	struct drive *d = in->d;
-	struct kernel_err ke;
-
-	if (!drive_has_medium(d))
-		return 0;
-	if (kernel_eject(drives_kernel, d->index, in->a.force, &ke) < 0) {
-		if (ke.code == EINPROGRESS)
-			return derr_set(&in->e, EINPROGRESS, "Device '%s' is locked and force was "
-					"not specified, wait for tray to open and try again",
-					d->k.name);
-		if (ke.code == EBUSY)
-			return derr_set(&in->e, EBUSY, "drive %s is busy: its user was asked to "
-					"let go of the old medium; try again, or use force",
-					d->k.name);
-		return drive_err(d, &ke, "eject the old medium", &in->e);
-	}
-	if (d->medium)
-		medium_out(d->medium);
-	return drive_refresh(d, &in->e);
-}
-
 static int kernel_insert(struct insert *in)
 {
 	struct drive *d = in->d;
@@ -249,18 +220,8 @@ static int kernel_insert(struct insert *in)
 	struct kernel_err ke;
 
 	medium_for_kernel(in->m, &km);
-	if (drive_has_tray(d)) {
-		/* Its events must not look like somebody's eject. */
-		d->keep = true;
-		if (kernel_tray_open(drives_kernel, d->index, in->a.force, &ke) < 0)
-			return drive_err(d, &ke, "open its tray", &in->e);
-	}
-	if (kernel_medium_insert(drives_kernel, d->index, &km, &in->m->generation, &ke) < 0) {
-		if (ke.code == EBUSY)
-			return derr_set(&in->e, EBUSY, "drive %s: an old medium, ejected by force, "
-					"is still open: unmount or close it first", d->k.name);
+	if (kernel_medium_insert(drives_kernel, d->index, &km, &in->m->generation, &ke) < 0)
 		return drive_err(d, &ke, "insert", &in->e);
-	}
 	in->m->state = MEDIUM_IN;
 	if (drive_has_tray(d) && !in->a.open_tray) {
 		if (kernel_tray_close(drives_kernel, d->index, &ke) < 0)
@@ -270,28 +231,39 @@ static int kernel_insert(struct insert *in)
 	return 0;
 }
 
-static void step_insert(void *arg)
+/* All that can fail for want of something does so while the old medium is in. */
+static void step_prepare(void *arg)
 {
 	struct insert *in = arg;
-	struct drive *d = in->d;
 	struct medium *m;
 
-	if (!d->present) {
+	if (!in->d->present) {
 		in->r = derr_set(&in->e, ENODEV, "the drive was deleted meanwhile");
 		return;
 	}
-	in->r = check_drive_empty(in);
-	if (!in->r)
-		in->r = eject_old(in);
-	if (in->r < 0)
-		return;
-	m = medium_new(d, in->a.source, &in->props);
+	m = in->m = medium_new(in->d, in->a.source, &in->props);
 	m->kind = in->kind;
 	m->read_only = in->read_only;
 	m->conns = in->conns;
 	make_id(in, m);
-	d->medium = m;			/* the drive's reference */
-	in->m = medium_ref(m);
+	in->r = medium_prepare(m, &in->e);
+	if (!in->r)
+		in->r = state_save(&in->e);
+}
+
+static void step_insert(void *arg)
+{
+	struct insert *in = arg;
+	struct drive *d = in->d;
+	struct medium *m = in->m;
+
+	if (!d->present || d->medium) {
+		in->r = derr_set(&in->e, ENODEV, "the drive was %s meanwhile",
+				 d->present ? "filled" : "deleted");
+		return;
+	}
+	d->medium = medium_ref(m);
+	in->placed = true;
 	in->r = state_save(&in->e);
 	if (in->r < 0)
 		return;
@@ -334,11 +306,10 @@ static void undo(struct insert *in)
 {
 	struct drive *d = in->d;
 	struct kernel_err ke;
-	bool named = in->m;
 
 	for (unsigned int i = 0; i < in->n; i++)
 		nbd_close(in->h[i]);
-	if (named && d->present && d->medium == in->m) {
+	if (in->placed && d->present && d->medium == in->m) {
 		bool shown = in->m->state == MEDIUM_IN;
 
 		if (shown && kernel_eject(drives_kernel, d->index, true, &ke) < 0)
@@ -348,7 +319,7 @@ static void undo(struct insert *in)
 		if (drive_has_tray(d) && !in->a.open_tray)
 			kernel_tray_close(drives_kernel, d->index, NULL);
 		drive_refresh(d, NULL);
-	} else if (!named) {
+	} else if (!in->placed) {
 		in->a.source->ops->close(in->a.source, false);
 	}
 	if (in->made && d->present && kernel_del(drives_kernel, d->index, true, &ke) < 0)
@@ -417,6 +388,16 @@ static int step(void (*fn)(void *arg), struct insert *in)
 	return in->r;
 }
 
+static int make_room(struct insert *in, struct task *t)
+{
+	struct room room = room_of(in);
+	int r = room_make(&room, t);
+
+	if (r < 0)
+		in->e = room.e;
+	return r;
+}
+
 static int run_steps(struct insert *in, struct task *t)
 {
 	int r = look(in, t);
@@ -434,6 +415,10 @@ static int run_steps(struct insert *in, struct task *t)
 		r = connect_one(in, t);
 	if (!r && task_cancelled(t))
 		r = derr_set(&in->e, ECANCELED, "ended by an eject");
+	if (!r)
+		r = step(step_prepare, in);
+	if (!r)
+		r = make_room(in, t);
 	if (!r)
 		r = step(step_insert, in);
 	while (!r) {
@@ -471,6 +456,21 @@ static gboolean guard(gpointer arg)
 	return G_SOURCE_REMOVE;
 }
 
+int insert_mode(const char *s, const struct drive *d, enum read_only_mode *mode, struct derr *e)
+{
+	const struct medium *old = d ? d->medium : NULL;
+
+	*mode = RO_AUTO;
+	if (!strcmp(s, "read-only") || (!strcmp(s, "retain") && old && old->read_only))
+		*mode = RO_READ_ONLY;
+	else if (!strcmp(s, "read-write") || (!strcmp(s, "retain") && old))
+		*mode = RO_READ_WRITE;
+	else if (strcmp(s, "auto") && strcmp(s, "retain"))
+		return derr_set(e, EINVAL, "Parameter 'read-only-mode' does not accept value "
+				"'%s'", s);
+	return 0;
+}
+
 void insert_start(const struct insert_args *a, insert_done_fn done, void *arg)
 {
 	struct insert *in = g_new0(struct insert, 1);
@@ -491,7 +491,7 @@ void insert_start(const struct insert_args *a, insert_done_fn done, void *arg)
 		if (a->drive)
 			in->r = take_drive(in, a->drive);
 		if (!in->r && a->drive)
-			in->r = check_drive_empty(in);
+			in->r = check_room(in);
 		if (!in->r && !task_run(t)) {
 			derr_set(&in->e, EAGAIN, "out of threads");
 			in->r = -EAGAIN;

@@ -22,7 +22,8 @@ enum read_only_mode {
  * @drive: or NULL: the first empty one that fits, else a new one
  * @personality: enum spicebd_personality, or -1: as the medium is
  * @replace: eject what is in the drive, once the new one is there
- * @force: ... whoever uses it
+ * @force: ... whoever uses it, and whoever still has an older one open
+ * @patience: seconds for the old one's user to let go, or -1
  * @open_tray: only lay it into the open tray
  * @timeout: seconds
  */
@@ -32,8 +33,14 @@ struct insert_args {
 	int personality;
 	enum read_only_mode mode;
 	bool replace, force, open_tray;
-	int timeout;
+	int patience, timeout;
 };
+
+/**
+ * insert_mode() - "auto", "read-only", "read-write" or "retain"
+ * @d: whose medium's mode is retained, or NULL
+ */
+int insert_mode(const char *s, const struct drive *d, enum read_only_mode *mode, struct derr *e);
 
 /* @d: the drive, with @r 0 */
 typedef void (*insert_done_fn)(int r, struct drive *d, const struct derr *e, void *arg);

@@ -40,6 +40,8 @@ struct medium *medium_new(struct drive *d, struct source *s, const struct nbd_pr
 	m->props = *p;
 	m->name = g_strdup(s->name ?: "");
 	m->conns = 1;
+	for (int i = 0; i < IO_QUEUES_MAX; i++)
+		m->sock[i] = -1;
 	s->drive = d->index;
 	return m;
 }
@@ -54,6 +56,9 @@ static void free_on_main(void *arg)
 {
 	struct medium *m = arg;
 
+	for (int i = 0; i < IO_QUEUES_MAX; i++)
+		if (m->sock[i] >= 0)
+			close(m->sock[i]);
 	source_unref(m->source);
 	g_free(m->name);
 	g_free(m);
@@ -264,12 +269,23 @@ static int stall_ms(const struct drive *d)
 	return MIN(STALL_MS, (int)MIN(d->k.stall_timeout, 1000u) * 1000 / 3);
 }
 
+int medium_prepare(struct medium *m, struct derr *e)
+{
+	for (unsigned int i = 0; i < m->conns; i++) {
+		m->sock[i] = privs_queue_socket(e);
+		if (m->sock[i] < 0)
+			return -e->code;
+	}
+	return 0;
+}
+
 static int bind_queues(struct medium *m, struct kernel_keys *keys, struct derr *e)
 {
 	for (unsigned int i = 0; i < m->conns; i++) {
-		int sock = privs_queue_socket(e);
+		int sock = m->sock[i] >= 0 ? m->sock[i] : privs_queue_socket(e);
 		int r = sock < 0 ? sock : io_add_queue(m->io, sock, keys->key[i], e);
 
+		m->sock[i] = -1;
 		if (r < 0)
 			return r;
 	}

@@ -29,6 +29,7 @@ enum medium_state {
  * @name: for people
  * @id, @id_len: identity as the kernel keeps it
  * @conns: NBD connections, and so threads
+ * @sock: sockets for them to bind, or -1
  * @io: its threads, or NULL while nobody serves it
  * @attached: we are the drive's helper
  * @link_up: the far end is there
@@ -53,6 +54,7 @@ struct medium {
 	bool read_only;
 	enum medium_kind kind;
 	unsigned int conns;
+	int sock[IO_QUEUES_MAX];
 	struct io *io;
 	bool attached;
 	uint64_t generation;
@@ -71,6 +73,9 @@ void medium_unref(struct medium *m);
 
 /* What the kernel is told of it. */
 void medium_for_kernel(const struct medium *m, struct kernel_medium *km);
+
+/* What medium_attach() needs and might not get. */
+int medium_prepare(struct medium *m, struct derr *e);
 
 /**
  * medium_attach() - become the drive's helper, bind queues, start threads
