@@ -30,6 +30,8 @@ READ_ONLY, DURABLE, MULTI, OFFER_BUSY = 1, 2, 4, 8
 (OK, ERR_PROTOCOL, ERR_VERSION, ERR_NO_SUCH_OFFER, ERR_BUSY, ERR_SERVER, ERR_LIMIT,
  ERR_TIMEOUT, ERR_SHUTDOWN) = range(9)
 CDROM, DISK = 1, 2
+ANSWERS = 2              # capability
+FORCE, REPLACE = 1, 2    # of an eject request
 MAGIC = 0x46444253
 WINDOW = 4 << 20
 
@@ -183,13 +185,13 @@ class Server:
 class Share:
     """spicebd-share, started with --json; its events are waited for by name."""
 
-    def __init__(self, *args, json_lines=True, env=None):
+    def __init__(self, *args, json_lines=True, env=None, stdin=subprocess.DEVNULL):
         need(SHARE, "nbdkit")
         self.json = json_lines
         cmd = [SHARE] + (["--json"] if json_lines else []) + list(args)
         self.err = tempfile.TemporaryFile()
         self.p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=self.err,
-                                  stdin=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
+                                  stdin=stdin, env=dict(os.environ, **(env or {})))
         later(lambda: end(self.p))
         self.out = Lines(self.p.stdout)
 
@@ -280,7 +282,7 @@ class Link:
             n = len(payload) if length is None else length
             self.sock.sendall(struct.pack("<IHHIIII", magic, type, 0, stream, n, e, s) + payload)
 
-    def hello(self, version=1, secret=bytes(32), answer=True):
+    def hello(self, version=1, secret=bytes(32), answer=True, caps=ANSWERS):
         with self.lock:
             self.epoch = secrets.randbits(32) | 1
             self.seq, self.next_stream = 0, 1
@@ -288,7 +290,7 @@ class Link:
                 for st in self.streams.values():
                     st.over = True
                 self.streams, self.offers, self.frames = {}, {}, []
-            self.send(HELLO, struct.pack("<HHIIIII32s16s16s8x", version, 1, 0, self.epoch, 65536,
+            self.send(HELLO, struct.pack("<HHIIIII32s16s16s8x", version, 1, caps, self.epoch, 65536,
                                          2000, 10000, secret, b"B" * 16, b"L" * 16))
         if not answer:
             return None
@@ -389,8 +391,8 @@ class Link:
             self.send(OPEN, struct.pack("<II", offer["id"], credit), st.id)
         return st.opened()
 
-    def notice(self, what, offer):
-        self.send(NOTICE, struct.pack("<II", what, offer["id"]))
+    def notice(self, what, offer, text=""):
+        self.send(NOTICE, struct.pack("<II", what, offer["id"]) + text.encode())
 
 
 class Stream:
@@ -471,11 +473,11 @@ class Stream:
         return h
 
 
-def linked(*args, ports=(0,), server=None):
+def linked(*args, ports=(0,), server=None, stdin=subprocess.DEVNULL):
     """Server, share and the links of its ports, up."""
     server = server or Server(ports)
     links = [Link(server.port(n)) for n in ports]
-    share = Share("--uri", server.uri, *args)
+    share = Share("--uri", server.uri, *args, stdin=stdin)
     share.event("connected")
     for link in links:
         link.hello()

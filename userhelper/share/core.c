@@ -85,6 +85,18 @@ struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn 
 
 /* ---- offers */
 
+/* By number, or by name unless that is NULL; also one that is not ready. */
+static struct offer *offer_by_id(struct spicebd_share *share, uint32_t id, const char *name)
+{
+	for (guint i = 0; i < share->offers->len; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		if (name ? !strcmp(o->info.name, name) : o->info.id == id)
+			return o;
+	}
+	return NULL;
+}
+
 static char *check_request(struct spicebd_share *share, const struct spicebd_share_medium *m)
 {
 	if (!share->nbdkit)
@@ -103,7 +115,7 @@ static char *check_request(struct spicebd_share *share, const struct spicebd_sha
 }
 
 bool spicebd_share_offer(struct spicebd_share *share,
-			     const struct spicebd_share_medium *m, char **error)
+			 const struct spicebd_share_medium *m, uint32_t *id, char **error)
 {
 	struct offer *o;
 
@@ -113,7 +125,6 @@ bool spicebd_share_offer(struct spicebd_share *share,
 	o = offer_new(share, m, error);
 	if (!o)
 		return false;
-	o->info.index = share->offers->len;
 	if (o->source != OFFER_FILE) {
 		o->folder = folder_start(o, error);
 		if (!o->folder) {
@@ -122,14 +133,16 @@ bool spicebd_share_offer(struct spicebd_share *share,
 		}
 	}
 	g_ptr_array_add(share->offers, o);
-	if (o->ready)
+	if (id)
+		*id = o->info.id;
+	if (o->info.ready)
 		share_offer_ready(o);
 	return true;
 }
 
 void share_offer_ready(struct offer *o)
 {
-	o->ready = true;
+	o->info.ready = true;
 	share_event(o->share, SPICEBD_SHARE_READY, -1, o, NULL);
 	session_offer_all_ports(o, -1);
 }
@@ -137,7 +150,7 @@ void share_offer_ready(struct offer *o)
 void share_offer_failed(struct offer *o, const char *text)
 {
 	session_withdraw_all_ports(o);
-	o->ready = false;
+	o->info.ready = false;
 	stream_fail_offer(o, FRAME_ERR_SERVER, "the NBD server ended");
 	share_event(o->share, SPICEBD_SHARE_FAILED, -1, o, text);
 }
@@ -154,8 +167,67 @@ void share_offer_died(struct offer *o)
 		return;
 	}
 	session_withdraw_all_ports(o);
-	o->ready = false;
+	o->info.ready = false;
 	offer_renew(o);
+}
+
+void spicebd_share_withdraw(struct spicebd_share *share, uint32_t id)
+{
+	struct offer *o = offer_by_id(share, id, NULL);
+	guint index;
+
+	if (!o)
+		return;
+	session_withdraw_all_ports(o);
+	o->info.ready = false;
+	stream_fail_offer(o, FRAME_ERR_NO_SUCH_OFFER, "the medium was taken back");
+	if (o->folder)
+		folder_stop(o->folder);
+	o->folder = NULL;
+	/* Streams look at it until the link has closed them, too. */
+	if (g_ptr_array_find(share->offers, o, &index))
+		g_ptr_array_steal_index(share->offers, index);
+	share->withdrawn = g_list_prepend(share->withdrawn, o);
+	offers_sweep_later(share);
+}
+
+/* ---- for the user */
+
+unsigned int spicebd_share_list(struct spicebd_share *share,
+				const struct spicebd_share_info **list, unsigned int max)
+{
+	for (guint i = 0; i < share->offers->len && i < max; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		list[i] = &o->info;
+	}
+	return share->offers->len;
+}
+
+const struct spicebd_share_info *spicebd_share_find(struct spicebd_share *share,
+						    const char *name)
+{
+	struct offer *o = offer_by_id(share, 0, name);
+
+	return o ? &o->info : NULL;
+}
+
+bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive)
+{
+	struct offer *o = offer_by_id(share, id, NULL);
+
+	return o && (offer_inserted(o, drive) || offer_streams(o, drive));
+}
+
+bool spicebd_share_all_back(struct spicebd_share *share)
+{
+	for (guint i = 0; i < share->offers->len; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		if (!o->info.ever_inserted || offer_inserted(o, -1))
+			return false;
+	}
+	return true;
 }
 
 /* ---- eject, stop */
@@ -172,7 +244,7 @@ unsigned int spicebd_share_request_eject(struct spicebd_share *share)
 
 			if (!offer_inserted(o, p->drive) && !offer_streams(o, p->drive))
 				continue;
-			session_eject_request(p, o);
+			session_eject_request(p, o, false, NULL);
 			n++;
 		}
 	}
@@ -227,6 +299,7 @@ void share_progress(struct spicebd_share *share)
 	if (share->freed)
 		return;
 	release_writers(share);
+	offers_sweep(share);
 	for (GList *l = share->ports; l; l = l->next)
 		stream_unfence(l->data);
 	for (GList *l = share->ports; l; l = l->next)
@@ -246,7 +319,7 @@ void spicebd_share_stop(struct spicebd_share *share)
 	for (guint i = 0; i < share->offers->len; i++) {
 		struct offer *o = g_ptr_array_index(share->offers, i);
 
-		o->ready = false;
+		o->info.ready = false;
 		if (o->folder)
 			folder_stop(o->folder);
 	}
@@ -256,11 +329,15 @@ void spicebd_share_stop(struct spicebd_share *share)
 void spicebd_share_free(struct spicebd_share *share)
 {
 	share->freed = true;
+	asks_free(share);
 	g_signal_handler_disconnect(share->session, share->on_new);
 	g_signal_handler_disconnect(share->session, share->on_destroy);
 	while (share->ports)
 		port_detach(share->ports->data);
+	if (share->sweep)
+		g_source_remove(share->sweep);
 	g_ptr_array_set_size(share->offers, 0);
+	g_list_free_full(g_steal_pointer(&share->withdrawn), (GDestroyNotify)offer_free);
 	g_clear_object(&share->session);
 	share_unhold(share);
 }

@@ -13,7 +13,7 @@
 #include "frame.h"
 
 #define SHARE_PORT_PREFIX	"org.spice-space.spicebd."
-#define SHARE_DRIVES_MAX	256		/* port numbers below this are served */
+#define SHARE_DRIVES_MAX	SPICEBD_SHARE_DRIVES	/* port numbers below this are served */
 #define SHARE_WINDOW		(2u << 20)	/* link-to-share bytes of a stream, at most */
 #define SHARE_BUFFERS		16		/* data frames of a port handed to Spice at once */
 #define SHARE_CONTROL_MAX	512		/* other frames, likewise */
@@ -30,6 +30,9 @@ struct spicebd_share {
 	spicebd_share_fn fn;
 	void *user;
 	GPtrArray *offers;
+	GList *withdrawn;	/* offers that streams or servers still use */
+	guint sweep;
+	GList *asks;
 	GList *ports;
 	GList *servers;		/* ended ones stay until they are reaped */
 	char *nbdkit;		/* program, absolute */
@@ -61,7 +64,6 @@ struct offer {
 	bool regular;
 	bool read_only;
 	bool durable;
-	bool ready;
 	uint16_t kind;
 	int64_t mtime_s, mtime_ns;
 	uint8_t medium_id[FRAME_UUID_LEN];
@@ -85,7 +87,20 @@ bool offer_inserted(const struct offer *o, int drive);
 void offer_new_incarnation(struct offer *o);
 /* whether the file is what was offered but for our own writes */
 bool offer_unchanged(struct offer *o);
+/* frees withdrawn offers that nothing uses any more; soon, or now */
+void offers_sweep_later(struct spicebd_share *share);
+void offers_sweep(struct spicebd_share *share);
 unsigned int offer_streams(struct offer *o, int drive);
+/* whether any stream names it, also one that only awaits its CLOSE */
+bool offer_has_streams(const struct offer *o);
+
+/* ---- ask.c: requests to drives that wait for their answers */
+
+/* upcalls: what a notice, the end of a session, or of an offer means for them */
+void asks_notice(struct port *p, const struct offer *o, uint32_t what, const char *text);
+void asks_session_over(struct port *p);
+void asks_offer_over(const struct offer *o);
+void asks_free(struct spicebd_share *share);
 
 /* ---- name.c */
 
@@ -207,7 +222,9 @@ void session_progress(struct port *p);
 void session_offer(struct port *p, struct offer *o);
 void session_offer_all_ports(struct offer *o, int but_drive);
 void session_withdraw_all_ports(struct offer *o);
-void session_eject_request(struct port *p, struct offer *o);
+/* @by: to be inserted instead, or NULL; false: the link does not know such requests */
+bool session_eject_request(struct port *p, struct offer *o, bool force,
+			   const struct offer *by);
 void session_bye(struct port *p, uint32_t code, const char *text);
 void session_fault(struct port *p, uint32_t code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

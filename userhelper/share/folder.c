@@ -162,7 +162,7 @@ static void on_proc_end(void *data, int status)
 		folder_free(f);
 		return;
 	}
-	if (!f->offer->ready && !f->restarts) {
+	if (!f->offer->info.ready && !f->restarts) {
 		fail(f, text);
 		return;
 	}

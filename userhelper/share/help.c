@@ -46,7 +46,11 @@ const char help_text[] =
 "                     again, and a drive in use goes on where it was\n"
 "  --exit-on-eject    end when every medium was in a drive and was ejected\n"
 "\n"
-"  --json             tell each event as one JSON object on a line\n"
+"  --commands         take commands from standard input (on a terminal they are\n"
+"                     taken in any case); its end is a Ctrl-C. 'help' tells them:\n"
+"                     eject, change, add, remove, list, quit\n"
+"  --json             tell each event, and the answer to each command, as one\n"
+"                     JSON object on a line\n"
 "  --debug            tell on stderr what happens inside\n"
 "  --help, --version\n"
 "\n"
@@ -59,3 +63,13 @@ const char help_text[] =
 "\n"
 "  ssh -NL 5930:localhost:5930 server &\n"
 "  spicebd-share --uri spice://localhost:5930 --wait ~/Documents/for-them\n";
+
+const char help_commands[] =
+"list                      what is offered, and which drives have it\n"
+"eject [NAME] [--force]    ask for it (for all) back; --force: whoever uses it\n"
+"change NAME FILE [NEW]    another file in its place, in the same drives\n"
+"add FILE [NAME]           offer one more\n"
+"remove NAME [--force]     offer it no more, once it is back; --force: at once,\n"
+"                          with errors for its users there\n"
+"quit                      as Ctrl-C: ask for all back, and leave after 5 s\n"
+"Put quotes around a name with spaces.";

@@ -3,5 +3,6 @@
 #define SPICEBD_SHARE_HELP_H
 
 extern const char help_text[];
+extern const char help_commands[];
 
 #endif /* SPICEBD_SHARE_HELP_H */

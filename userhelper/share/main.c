@@ -7,9 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <glib-unix.h>
 
+#include "command.h"
 #include "connect.h"
 #include "frame.h"
 #include "help.h"
@@ -27,7 +29,7 @@ enum { EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_NO_CONNECTION, EXIT_AUTH };
 struct options {
 	struct connect_options connect;
 	const char *password_file;
-	bool read_only, read_write, cdrom, disk, json, exit_on_eject, debug;
+	bool read_only, read_write, cdrom, disk, json, exit_on_eject, debug, commands;
 	const char *names[FRAME_OFFERS_MAX];
 	int n_names;
 	char **paths;
@@ -40,7 +42,6 @@ struct program {
 	struct connection *conn;
 	struct spicebd_share *share;
 	int preparing;		/* media that are not ready yet */
-	uint64_t ever, now;	/* media (bit index) that were, that are in a drive */
 	bool leaving, stopping, done;
 	guint leave_timer;
 	int status;
@@ -70,6 +71,7 @@ static void stop(struct program *g, int status)
 		return;
 	g->stopping = true;
 	g->status = status;
+	commands_stop();
 	if (g->leave_timer)
 		g_source_remove(g->leave_timer);
 	g->leave_timer = g_timeout_add(STOP_WAIT_MS, on_stop_timeout, g);
@@ -90,18 +92,23 @@ static gboolean on_eject_timeout(gpointer data)
 	return G_SOURCE_REMOVE;
 }
 
-static gboolean on_signal(gpointer data)
+static void leave(void *user)
 {
-	struct program *g = data;
+	struct program *g = user;
 
 	if (g->leaving || !g->share || !spicebd_share_in_use(g->share) ||
 	    !spicebd_share_request_eject(g->share)) {
 		stop(g, EXIT_DONE);
-		return G_SOURCE_CONTINUE;
+		return;
 	}
 	g->leaving = true;
 	ui_event("leaving", "asked for the media back; once more to leave at once");
 	g->leave_timer = g_timeout_add(EJECT_WAIT_MS, on_eject_timeout, g);
+}
+
+static gboolean on_signal(gpointer data)
+{
+	leave(data);
 	return G_SOURCE_CONTINUE;
 }
 
@@ -116,19 +123,28 @@ static gboolean stop_when_free(gpointer data)
 
 /* ---- what happens */
 
-static void on_inserted(struct program *g, const struct spicebd_share_event *ev)
+static enum spicebd_share_kind kind_of(const struct options *o)
 {
-	g->ever |= 1ull << ev->medium->index;
-	g->now |= 1ull << ev->medium->index;
+	if (o->cdrom)
+		return SPICEBD_SHARE_CDROM;
+	return o->disk ? SPICEBD_SHARE_DISK : SPICEBD_SHARE_AUTO;
 }
 
-static void on_ejected(struct program *g, const struct spicebd_share_event *ev)
+/* All media of the command line stand: now others may come and go. */
+static void prepared(struct program *g)
 {
-	uint64_t all = g->opt.n_paths == 64 ? UINT64_MAX : (1ull << g->opt.n_paths) - 1;
+	struct command_hooks hooks = {
+		.defaults = { .as = kind_of(&g->opt), .read_write = g->opt.read_write },
+		.quit = leave,
+		.user = g,
+	};
 
-	g->now &= ~(1ull << ev->medium->index);
-	if (g->opt.exit_on_eject && g->ever == all && !g->now)
-		stop(g, EXIT_DONE);
+	connection_start(g->conn);
+	if (!g->opt.commands && !isatty(STDIN_FILENO))
+		return;
+	commands_start(g->share, &hooks);
+	if (!g->opt.commands)
+		ui_event("commands", "type 'help' for what can be done meanwhile");
 }
 
 static void on_share(void *user, const struct spicebd_share_event *ev)
@@ -141,7 +157,7 @@ static void on_share(void *user, const struct spicebd_share_event *ev)
 		return;
 	case SPICEBD_SHARE_READY:
 		if (g->preparing && !--g->preparing && g->conn && g->share)
-			connection_start(g->conn);
+			prepared(g);
 		break;
 	case SPICEBD_SHARE_FAILED:
 		if (!g->preparing)
@@ -155,16 +171,16 @@ static void on_share(void *user, const struct spicebd_share_event *ev)
 	case SPICEBD_SHARE_PORT_LOST:
 		connection_restart(g->conn, ev->text);
 		break;
-	case SPICEBD_SHARE_INSERTED:
-		on_inserted(g, ev);
-		break;
 	case SPICEBD_SHARE_EJECTED:
-		on_ejected(g, ev);
+		if (g->opt.exit_on_eject && spicebd_share_all_back(g->share))
+			stop(g, EXIT_DONE);
 		break;
 	default:
 		break;
 	}
 	ui_share_event(ev);
+	if (!g->stopping)
+		commands_share_event(ev);
 	/* The event is told before its state is settled everywhere: look later. */
 	if (g->leaving)
 		g_idle_add(stop_when_free, g);
@@ -217,13 +233,12 @@ static bool offer_all(struct program *g)
 		struct spicebd_share_medium m = {
 			.path = g->opt.paths[i],
 			.name = i < g->opt.n_names ? g->opt.names[i] : NULL,
-			.as = g->opt.cdrom ? SPICEBD_SHARE_CDROM :
-			      g->opt.disk ? SPICEBD_SHARE_DISK : SPICEBD_SHARE_AUTO,
+			.as = kind_of(&g->opt),
 			.read_write = g->opt.read_write,
 		};
 		g_autofree char *error = NULL;
 
-		if (spicebd_share_offer(g->share, &m, &error))
+		if (spicebd_share_offer(g->share, &m, NULL, &error))
 			continue;
 		log_err("%s", error);
 		return false;
@@ -267,7 +282,7 @@ static int start(struct program *g)
 	if (!offer_all(g))
 		return EXIT_FAILED;
 	if (!--g->preparing)
-		connection_start(g->conn);
+		prepared(g);
 	else
 		ui_event("preparing", "preparing folders");
 	return -1;
@@ -289,9 +304,11 @@ static int run(struct program *g)
 		g_timeout_add(TRAFFIC_MS, on_traffic, g);
 	if (!g->done)
 		g_main_loop_run(g->loop);
+	commands_stop();
 	ui_end();
 	if (g->share)
 		spicebd_share_free(g->share);
+	commands_free();
 	if (g->conn)
 		connection_free(g->conn);
 	g_main_loop_unref(g->loop);
@@ -314,7 +331,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) usage(const char *fm
 
 enum {
 	O_URI = 256, O_PASSWORD, O_CA, O_RO, O_RW, O_CDROM, O_DISK, O_NAME, O_JSON, O_WAIT,
-	O_NO_RECONNECT, O_EXIT, O_DEBUG, O_HELP, O_VERSION,
+	O_NO_RECONNECT, O_EXIT, O_COMMANDS, O_DEBUG, O_HELP, O_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -330,6 +347,7 @@ static const struct option long_options[] = {
 	{ "wait", no_argument, NULL, O_WAIT },
 	{ "no-reconnect", no_argument, NULL, O_NO_RECONNECT },
 	{ "exit-on-eject", no_argument, NULL, O_EXIT },
+	{ "commands", no_argument, NULL, O_COMMANDS },
 	{ "debug", no_argument, NULL, O_DEBUG },
 	{ "help", no_argument, NULL, O_HELP },
 	{ "version", no_argument, NULL, O_VERSION },
@@ -376,6 +394,9 @@ static void take_option(struct options *o, int c)
 		break;
 	case O_EXIT:
 		o->exit_on_eject = true;
+		break;
+	case O_COMMANDS:
+		o->commands = true;
 		break;
 	case O_DEBUG:
 		o->debug = true;

@@ -73,6 +73,7 @@ static char *lock_file(struct offer *o, const char *path)
 	}
 	return NULL;
 }
+
 static char *open_file(struct offer *o, const char *path, const struct stat *st)
 {
 	/* O_NONBLOCK: a fifo put there since the stat must not hold us. */
@@ -218,7 +219,7 @@ struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_
 	}
 	offer_renew(o);
 	set_info(o);
-	o->ready = o->source == OFFER_FILE;
+	o->info.ready = o->source == OFFER_FILE;
 	return o;
 }
 
@@ -237,10 +238,39 @@ void offer_set_inserted(struct offer *o, unsigned int drive, bool inserted)
 {
 	uint8_t bit = 1u << drive % 8;
 
+	o->info.ever_inserted |= inserted;
 	if (inserted)
 		o->inserted[drive / 8] |= bit;
 	else
 		o->inserted[drive / 8] &= ~bit;
+}
+
+void offers_sweep(struct spicebd_share *share)
+{
+	for (GList *l = share->withdrawn, *next; l; l = next) {
+		struct offer *o = l->data;
+
+		next = l->next;
+		if (offer_has_streams(o) || server_count(share, -1, o))
+			continue;
+		share->withdrawn = g_list_delete_link(share->withdrawn, l);
+		offer_free(o);
+	}
+}
+
+static gboolean on_sweep(gpointer data)
+{
+	struct spicebd_share *share = data;
+
+	share->sweep = 0;
+	offers_sweep(share);
+	return G_SOURCE_REMOVE;
+}
+
+void offers_sweep_later(struct spicebd_share *share)
+{
+	if (share->withdrawn && !share->sweep && !share->freed)
+		share->sweep = g_idle_add(on_sweep, share);
 }
 
 bool offer_inserted(const struct offer *o, int drive)
@@ -257,7 +287,7 @@ struct offer *offer_find(struct spicebd_share *share, uint32_t id)
 	for (guint i = 0; i < share->offers->len; i++) {
 		struct offer *o = g_ptr_array_index(share->offers, i);
 
-		if (o->info.id == id && o->ready)
+		if (o->info.id == id && o->info.ready)
 			return o;
 	}
 	return NULL;

@@ -70,7 +70,7 @@ void session_offer(struct port *p, struct offer *o)
 
 void session_offer_all_ports(struct offer *o, int but_drive)
 {
-	if (!o->ready)
+	if (!o->info.ready)
 		return;
 	for (GList *l = o->share->ports; l; l = l->next) {
 		struct port *p = l->data;
@@ -82,7 +82,8 @@ void session_offer_all_ports(struct offer *o, int but_drive)
 
 void session_withdraw_all_ports(struct offer *o)
 {
-	for (GList *l = o->ready ? o->share->ports : NULL; l; l = l->next) {
+	asks_offer_over(o);
+	for (GList *l = o->info.ready ? o->share->ports : NULL; l; l = l->next) {
 		struct port *p = l->data;
 
 		if (p->state == PORT_UP)
@@ -90,12 +91,17 @@ void session_withdraw_all_ports(struct offer *o)
 	}
 }
 
-void session_eject_request(struct port *p, struct offer *o)
+bool session_eject_request(struct port *p, struct offer *o, bool force,
+			   const struct offer *by)
 {
-	const uint32_t v[2] = { o->info.id, 0 };
+	uint32_t flags = (force ? FRAME_EJECT_FORCE : 0) | (by ? FRAME_EJECT_REPLACE : 0);
 	uint8_t b[FRAME_SMALL_MAX];
 
-	port_send_small(p, b, frame_pack_u32s(&p->tx, b, FRAME_EJECT_REQUEST, 0, v, 2));
+	if (by && !(p->peer.capabilities & FRAME_CAP_ANSWERS))
+		return false;
+	port_send_small(p, b, frame_pack_eject(&p->tx, b, o->info.id, flags,
+					       by ? by->info.id : 0));
+	return true;
 }
 
 /* ---- beginning and end */
@@ -117,8 +123,10 @@ static void reset(struct port *p, enum port_state next, const char *why)
 	p->state = next;
 	while (p->streams)
 		stream_abort(p->streams->data);
-	if (was_up)
-		share_event(p->share, SPICEBD_SHARE_PORT_DOWN, p->drive, NULL, why);
+	if (!was_up)
+		return;
+	share_event(p->share, SPICEBD_SHARE_PORT_DOWN, p->drive, NULL, why);
+	asks_session_over(p);
 }
 
 void session_bye(struct port *p, uint32_t code, const char *text)
@@ -227,6 +235,7 @@ static void send_hello(struct port *p)
 	struct frame_hello h = {
 		.version = FRAME_VERSION,
 		.role = FRAME_ROLE_SHARE,
+		.capabilities = FRAME_CAP_ANSWERS,
 		.epoch = p->peer.epoch,
 		.frame_max = FRAME_MAX,
 		.ping_interval = PING_INTERVAL,
@@ -266,7 +275,7 @@ static void go_up(struct port *p)
 	for (guint i = 0; i < share->offers->len; i++) {
 		struct offer *o = g_ptr_array_index(share->offers, i);
 
-		if (o->ready)
+		if (o->info.ready)
 			session_offer(p, o);
 	}
 	send_empty(p, FRAME_OFFERS_END);
@@ -274,7 +283,7 @@ static void go_up(struct port *p)
 	for (guint i = 0; i < share->offers->len && p->state == PORT_UP; i++) {
 		struct offer *o = g_ptr_array_index(share->offers, i);
 
-		if (o->ready)
+		if (o->info.ready)
 			share_event(share, SPICEBD_SHARE_OFFERED, p->drive, o, NULL);
 	}
 }
@@ -360,7 +369,7 @@ static bool on_stream_frame(struct port *p, struct stream *s, const struct frame
 	return false;
 }
 
-static void notice(struct port *p, struct offer *o, uint32_t what)
+static void notice(struct port *p, struct offer *o, uint32_t what, const char *text)
 {
 	static const enum spicebd_share_event_type types[] = {
 		[FRAME_NOTICE_INSERTED] = SPICEBD_SHARE_INSERTED,
@@ -372,7 +381,8 @@ static void notice(struct port *p, struct offer *o, uint32_t what)
 
 	if (what == FRAME_NOTICE_INSERTED || what == FRAME_NOTICE_EJECTED)
 		offer_set_inserted(o, p->drive, what == FRAME_NOTICE_INSERTED);
-	share_event(p->share, types[what], p->drive, o, NULL);
+	share_event(p->share, types[what], p->drive, o, *text ? text : NULL);
+	asks_notice(p, o, what, text);
 }
 
 static bool on_session_frame(struct port *p, const struct frame_header *h,
@@ -390,11 +400,11 @@ static bool on_session_frame(struct port *p, const struct frame_header *h,
 	case FRAME_PONG:
 		return frame_parse_u64(payload, h->length, &token);
 	case FRAME_NOTICE:
-		if (!frame_parse_u32s(payload, h->length, v, 2))
+		if (!frame_parse_notice(payload, h->length, &v[0], &v[1], text))
 			return false;
 		o = offer_find(p->share, v[1]);
 		if (o && v[0] >= FRAME_NOTICE_INSERTED && v[0] <= FRAME_NOTICE_BUSY)
-			notice(p, o, v[0]);
+			notice(p, o, v[0], text);
 		return true;
 	case FRAME_BYE:
 		if (!frame_parse_code(payload, h->length, v, text))

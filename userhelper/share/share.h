@@ -17,6 +17,8 @@
 
 struct spicebd_share;
 
+#define SPICEBD_SHARE_DRIVES	256	/* drives are numbered below */
+
 enum spicebd_share_kind {
 	SPICEBD_SHARE_AUTO,	/* by content: ISO 9660 and UDF are a CD */
 	SPICEBD_SHARE_CDROM,
@@ -34,13 +36,14 @@ struct spicebd_share_medium {
 /* struct spicebd_share_info - an offer, as the user is told of it */
 struct spicebd_share_info {
 	uint32_t id;		/* a medium that became another one has a new id */
-	unsigned int index;	/* in the order of spicebd_share_offer() */
 	const char *name;
 	const char *path;
 	uint64_t size;
 	bool cdrom;
 	bool read_only;
 	bool folder;
+	bool ready;		/* a folder's image takes its time */
+	bool ever_inserted;	/* a drive has or had it */
 	uint64_t read_bytes, write_bytes;	/* since the drive opened it */
 };
 
@@ -58,7 +61,7 @@ enum spicebd_share_event_type {
 	SPICEBD_SHARE_EJECTED,
 	SPICEBD_SHARE_LOCKED,
 	SPICEBD_SHARE_UNLOCKED,
-	SPICEBD_SHARE_BUSY,		/* the drive's users keep it */
+	SPICEBD_SHARE_BUSY,		/* the drive's users keep it; text or NULL: who */
 	SPICEBD_SHARE_CHANGED,		/* the file is another one now: new identity */
 	SPICEBD_SHARE_STOPPED,		/* after spicebd_share_stop(): all servers have ended */
 	SPICEBD_SHARE_ERROR,		/* text */
@@ -88,6 +91,7 @@ struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn 
 
 /**
  * spicebd_share_offer() - offer one medium
+ * @id: out: of the offer; or NULL
  * @error: out: one line to be freed with g_free(), when false is returned
  *
  * The medium is announced when SPICEBD_SHARE_READY says so: at once for a file,
@@ -96,7 +100,64 @@ struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn 
  * Return: whether it was taken
  */
 bool spicebd_share_offer(struct spicebd_share *share,
-			     const struct spicebd_share_medium *m, char **error);
+			 const struct spicebd_share_medium *m, uint32_t *id, char **error);
+
+/* How a request ended. */
+enum spicebd_share_answer {
+	SPICEBD_SHARE_DONE,
+	SPICEBD_SHARE_REFUSED,	/* text: who keeps it, or what went wrong */
+	SPICEBD_SHARE_NO_ANSWER,	/* text */
+};
+
+typedef void (*spicebd_share_answer_fn)(void *user, enum spicebd_share_answer answer,
+					const char *text);
+
+/**
+ * spicebd_share_eject() - have a medium back from all drives that have it
+ * @id: of the offer
+ * @force: whoever uses it there; answered within a second
+ * @fn: called once, also from within, unless the share is freed before
+ *
+ * The offer stands afterwards.
+ */
+void spicebd_share_eject(struct spicebd_share *share, uint32_t id, bool force,
+			 spicebd_share_answer_fn fn, void *user);
+
+/**
+ * spicebd_share_change() - have another medium in its place, in the same drives
+ * @id: of the offer that drives have
+ * @by: of the other one, which is ready
+ *
+ * Where its users do not let go, nothing changes. Both offers stand afterwards.
+ */
+void spicebd_share_change(struct spicebd_share *share, uint32_t id, uint32_t by,
+			  spicebd_share_answer_fn fn, void *user);
+
+/**
+ * spicebd_share_withdraw() - offer it no more, at once
+ *
+ * A drive that still has it loses it, with errors for whoever uses it. The file
+ * is closed when its last server has ended.
+ */
+void spicebd_share_withdraw(struct spicebd_share *share, uint32_t id);
+
+/**
+ * spicebd_share_list() - what is offered
+ * @list: out: room for @max; valid until the program returns to its loop
+ * Return: how many there are
+ */
+unsigned int spicebd_share_list(struct spicebd_share *share,
+				const struct spicebd_share_info **list, unsigned int max);
+
+/* The offer of this name, or NULL. */
+const struct spicebd_share_info *spicebd_share_find(struct spicebd_share *share,
+						    const char *name);
+
+/* Whether this drive, or any (-1), has it. */
+bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive);
+
+/* Whether every medium that is offered was in a drive and is in none now. */
+bool spicebd_share_all_back(struct spicebd_share *share);
 
 /**
  * spicebd_share_request_eject() - ask the drives to give back what they have

@@ -129,6 +129,7 @@ static void tell_closed(struct stream *s)
 static void forget(struct stream *s)
 {
 	s->port->streams = g_list_remove(s->port->streams, s);
+	offers_sweep_later(s->port->share);
 	g_free(s->text);
 	g_source_destroy(&s->source);
 	g_source_unref(&s->source);
@@ -498,6 +499,21 @@ unsigned int offer_streams(struct offer *o, int drive)
 		}
 	}
 	return n;
+}
+
+bool offer_has_streams(const struct offer *o)
+{
+	for (GList *l = o->share->ports; l; l = l->next) {
+		struct port *p = l->data;
+
+		for (GList *m = p->streams; m; m = m->next) {
+			struct stream *s = m->data;
+
+			if (s->offer == o)
+				return true;
+		}
+	}
+	return false;
 }
 
 static gboolean on_open_timeout(gpointer data)

@@ -69,6 +69,14 @@ static void json_string(GString *s, const char *text)
 	g_string_append_c(s, '"');
 }
 
+/* @s: freed */
+static void print_json(GString *s)
+{
+	puts(s->str);
+	fflush(stdout);
+	g_string_free(s, TRUE);
+}
+
 static void json_medium(GString *s, const struct spicebd_share_info *m, bool traffic)
 {
 	g_string_append_printf(s, ", \"offer\": %u, \"name\": ", m->id);
@@ -100,9 +108,7 @@ static void json_line(const char *name, const struct spicebd_share_event *ev,
 		g_string_append(s, ", \"text\": ");
 		json_string(s, text);
 	}
-	puts(g_string_append_c(s, '}')->str);
-	fflush(stdout);
-	g_string_free(s, TRUE);
+	print_json(g_string_append_c(s, '}'));
 }
 
 static const char *event_name(enum spicebd_share_event_type type)
@@ -186,8 +192,8 @@ static void say_medium(const struct spicebd_share_event *ev)
 		say("drive %d: '%s' is unlocked", ev->drive, m->name);
 		break;
 	case SPICEBD_SHARE_BUSY:
-		say("drive %d: '%s' is in use there and cannot be ejected now", ev->drive,
-		    m->name);
+		say("drive %d: '%s' is not given back: %s", ev->drive, m->name,
+		    ev->text ? ev->text : "it is in use there");
 		break;
 	case SPICEBD_SHARE_CHANGED:
 		say("'%s' was changed by another program: it is a new medium now", m->name);
@@ -238,6 +244,100 @@ void ui_event(const char *name, const char *text)
 		json_line(name, NULL, text);
 	else if (text)
 		say("%s", text);
+}
+
+void ui_text(const char *name, const char *text)
+{
+	if (ui_json) {
+		json_line(name, NULL, text);
+		return;
+	}
+	ui_end();
+	puts(text);
+	fflush(stdout);
+}
+
+/* ---- commands */
+
+void ui_answer(const char *verb, const char *name, enum ui_result result, const char *text)
+{
+	static const char *const words[] = {
+		[UI_DONE] = "done",
+		[UI_BUSY] = "busy",
+		[UI_NO_ANSWER] = "no answer",
+		[UI_FAILED] = "failed",
+	};
+	GString *s;
+
+	if (!ui_json) {
+		say("%s%s%s%s: %s%s%s", verb, name ? " '" : "", name ? name : "",
+		    name ? "'" : "", words[result], text ? ": " : "", text ? text : "");
+		return;
+	}
+	s = g_string_new("{\"event\": \"answer\", \"command\": ");
+	json_string(s, verb);
+	if (name) {
+		g_string_append(s, ", \"name\": ");
+		json_string(s, name);
+	}
+	g_string_append_printf(s, ", \"result\": \"%s\"", words[result]);
+	if (text) {
+		g_string_append(s, ", \"text\": ");
+		json_string(s, text);
+	}
+	print_json(g_string_append_c(s, '}'));
+}
+
+static void list_json(struct spicebd_share *share, const struct spicebd_share_info **list,
+		      unsigned int n)
+{
+	GString *s = g_string_new("{\"event\": \"list\", \"media\": [");
+
+	for (unsigned int i = 0; i < n; i++) {
+		const char *sep = "";
+
+		g_string_append_printf(s, "%s{\"ready\": %s", i ? ", " : "",
+				       list[i]->ready ? "true" : "false");
+		json_medium(s, list[i], true);
+		g_string_append(s, ", \"drives\": [");
+		for (int d = 0; d < SPICEBD_SHARE_DRIVES; d++) {
+			if (!spicebd_share_is_in(share, list[i]->id, d))
+				continue;
+			g_string_append_printf(s, "%s%d", sep, d);
+			sep = ", ";
+		}
+		g_string_append(s, "]}");
+	}
+	print_json(g_string_append(s, "]}"));
+}
+
+static void list_words(struct spicebd_share *share, const struct spicebd_share_info *m)
+{
+	g_autofree char *size = g_format_size_full(m->size, G_FORMAT_SIZE_IEC_UNITS);
+	GString *where = g_string_new(NULL);
+
+	for (int d = 0; d < SPICEBD_SHARE_DRIVES; d++)
+		if (spicebd_share_is_in(share, m->id, d))
+			g_string_append_printf(where, "%s%d", where->len ? ", " :
+					       ", in drive ", d);
+	if (!m->ready)
+		g_string_append(where, ", being prepared");
+	say("'%s': %s, %s, %s%s", m->name, m->cdrom ? "CD" : "disk", size,
+	    m->read_only ? "read-only" : "read-write", where->str);
+	g_string_free(where, TRUE);
+}
+
+void ui_list(struct spicebd_share *share, const struct spicebd_share_info **list,
+	     unsigned int n)
+{
+	if (ui_json) {
+		list_json(share, list, n);
+		return;
+	}
+	for (unsigned int i = 0; i < n; i++)
+		list_words(share, list[i]);
+	if (!n)
+		say("nothing is offered; 'add FILE' offers one");
 }
 
 void ui_traffic(uint64_t read_bytes, uint64_t write_bytes)

@@ -15,6 +15,14 @@ void ui_init(bool json);
 void ui_share_event(const struct spicebd_share_event *ev);
 /* other events: name for JSON, text for both (NULL: JSON only) */
 void ui_event(const char *name, const char *text);
+enum ui_result { UI_DONE, UI_BUSY, UI_NO_ANSWER, UI_FAILED };
+
+/* how a command ended; name: of the medium or file, or NULL; text: why, or NULL */
+void ui_answer(const char *verb, const char *name, enum ui_result result, const char *text);
+void ui_list(struct spicebd_share *share, const struct spicebd_share_info **list,
+	     unsigned int n);
+/* several lines of our own */
+void ui_text(const char *name, const char *text);
 /* the live line of a terminal; bytes since the start */
 void ui_traffic(uint64_t read_bytes, uint64_t write_bytes);
 /* takes the live line away */
