@@ -15,6 +15,8 @@
 
 /* How long a delete waits for its own work, so that an add can follow it. */
 #define SBD_DELETE_WAIT		(HZ / 2)
+/* How long an eject waits for others who have the drive open for a moment. */
+#define SBD_ALONE_WAIT		(2 * HZ)
 
 /*
  * The drives by number, guarded by sbd_table_lock. A number is taken from
@@ -136,6 +138,14 @@ void sbd_drives_released(u32 portid)
 	spin_unlock(&sbd_table_lock);
 }
 
+/* Does this opener hold the medium? drive->lock held. */
+static bool is_user(const struct sbd_drive *d, blk_mode_t mode)
+{
+	/* As with any CD drive, O_NONBLOCK is for those who only watch it. */
+	return d->personality != SPICEBD_PERSONALITY_CDROM ||
+	       !(mode & BLK_OPEN_NDELAY);
+}
+
 /**
  * sbd_drive_opened - may this open go on?
  * @d: the drive
@@ -158,8 +168,10 @@ int sbd_drive_opened(struct sbd_drive *d, blk_mode_t mode)
 		else if ((mode & BLK_OPEN_WRITE) && get_disk_ro(d->disk))
 			ret = -EROFS;
 	}
-	if (!ret)
+	if (!ret) {
 		d->openers++;
+		d->users += is_user(d, mode);
+	}
 	spin_unlock(&d->lock);
 	return ret;
 }
@@ -167,22 +179,58 @@ int sbd_drive_opened(struct sbd_drive *d, blk_mode_t mode)
 /**
  * sbd_drive_released - an opener has gone
  * @d: the drive
+ * @closer: who
  *
- * Context: ->release, under open_mutex. With the last opener of an old medium
+ * If nobody tells who closes, drive->users is the largest number that can be:
+ * the medium may count as used for longer than it is, never the other way. It
+ * is exact again when no more are left than were users.
+ *
+ * Context: ->release, under open_mutex. With the last user of an old medium
  * the drive is stale no more.
  */
-void sbd_drive_released(struct sbd_drive *d)
+void sbd_drive_released(struct sbd_drive *d, enum sbd_closer closer)
 {
 	bool last;
 
 	spin_lock(&d->lock);
-	last = !--d->openers;
+	d->openers--;
+	if (closer == SBD_CLOSER_USER)
+		d->users--;
+	d->users = min(d->users, d->openers);
+	last = !d->users;
 	if (last)
 		d->gate &= ~SBD_GATE_STALE;
 	/* Under the lock: a delete cancels the work after it closed the gate. */
 	if (last && !(d->gate & SBD_GATE_GONE) && sbd_medium_due(d))
 		queue_work(sbd_slow_wq, &d->medium_work);
 	spin_unlock(&d->lock);
+	wake_up_all(&d->alone_wait);
+	if (last)
+		sbd_event_unused(d);
+}
+
+/* Has the caller the drive for itself, or is there no use in waiting for that? */
+static bool alone_or_claimed(struct sbd_drive *d)
+{
+	return READ_ONCE(d->openers) <= 1 ||
+	       READ_ONCE(d->disk->part0->bd_holder) ||
+	       (READ_ONCE(d->gate) & SBD_GATE_GONE);
+}
+
+/**
+ * sbd_drive_wait_alone - give those who only look into a drive time to go
+ * @d: the drive, which the caller has open
+ *
+ * udev opens a drive after every change, and whenever a writer has closed it,
+ * as a file system does that is unmounted: an eject that follows would find it
+ * busy. Whoever claims it, by a mount or O_EXCL, is not waited for.
+ *
+ * Context: ioctl, no lock held.
+ */
+void sbd_drive_wait_alone(struct sbd_drive *d)
+{
+	wait_event_interruptible_timeout(d->alone_wait, alone_or_claimed(d),
+					 SBD_ALONE_WAIT);
 }
 
 /**
@@ -242,6 +290,7 @@ static void delete_work(struct work_struct *work)
 	cancel_work_sync(&d->helper_work);
 	cancel_delayed_work_sync(&d->clock_work);
 	cancel_work_sync(&d->medium_work);
+	cancel_work_sync(&d->probe_work);
 
 	if (READ_ONCE(d->openers))
 		blk_mark_disk_dead(d->disk);
@@ -373,8 +422,10 @@ static struct sbd_drive *new_drive(u32 index, const struct sbd_drive_params *p)
 	INIT_DELAYED_WORK(&d->clock_work, sbd_queue_clock_work);
 	INIT_WORK(&d->helper_work, sbd_helper_work);
 	INIT_WORK(&d->medium_work, sbd_medium_work);
+	INIT_WORK(&d->probe_work, sbd_event_probe_work);
 	INIT_WORK(&d->delete_work, delete_work);
 	init_waitqueue_head(&d->ready_wait);
+	init_waitqueue_head(&d->alone_wait);
 	init_completion(&d->deleted);
 	d->stats = alloc_percpu(struct sbd_stats);
 	if (!d->stats) {
@@ -454,7 +505,8 @@ free_index:
  * worker does the rest, for which this waits a moment and no longer: the event
  * SPICEBD_EVENT_DRIVE_REMOVED says when the number is free again.
  *
- * Return: 0, -EBUSY if it is open, or -ENODEV if somebody was faster.
+ * Return: 0, -EBUSY if it is open or locked by the administrator, or -ENODEV
+ * if somebody was faster.
  */
 int sbd_drive_delete(struct sbd_drive *d, bool force)
 {
@@ -464,7 +516,7 @@ int sbd_drive_delete(struct sbd_drive *d, bool force)
 	spin_lock(&d->lock);
 	if (d->gate & SBD_GATE_GONE) {
 		ret = -ENODEV;
-	} else if (d->openers && !force) {
+	} else if ((d->openers || d->tray.locked_admin) && !force) {
 		ret = -EBUSY;
 	} else {
 		d->gate |= SBD_GATE_GONE | SBD_GATE_EMPTY;

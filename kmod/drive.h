@@ -287,6 +287,8 @@ struct sbd_stats {
  * @stats: counters
  * @cdi: the uniform CD-ROM layer's side (cdrom)
  * @cdrom_lock: see the top of this file
+ * @cdrom_opening: inside the layer's open (@cdrom_lock)
+ * @cdrom_unlock: the layer has to forget its door lock, which force opened
  * @media_event: the medium changed since the CD-ROM layer last asked
  * @ctl: see the top of this file
  * @lock: guards all from here to @clock_start
@@ -296,6 +298,9 @@ struct sbd_stats {
  * @gate: SBD_GATE_*; read without the lock too
  * @ready: the medium is readable and announced
  * @openers: successful opens
+ * @users: those that hold the medium (sbd_drive_released())
+ * @asked: the user was asked for the medium, and nobody told yet that it is free
+ * @deferred: udev waits with its probe until requests are answered
  * @helper: who serves it
  * @socks: bound queue sockets
  * @nr_socks: how many
@@ -309,11 +314,13 @@ struct sbd_stats {
  * @clock_work: ends them when time is over
  * @helper_work: unbinds sockets that were closed, or a stalled helper
  * @medium_work: shows or hides the medium; takes open_mutex, waits for I/O
+ * @probe_work: tells udev that it may probe now
  * @shown: generation that the block layer was shown, or 0 (@medium_work only)
  * @announced: ... and userspace was told (@medium_work only)
  * @leftover: partitions of an older medium that are still open
  *	(@medium_work only)
  * @ready_wait: for the end of @medium_work's part
+ * @alone_wait: for all openers but one to go
  * @delete_work: deletes the gendisk
  * @deleted: that is done
  */
@@ -330,6 +337,8 @@ struct sbd_drive {
 
 	struct cdrom_device_info cdi;
 	struct mutex cdrom_lock;
+	bool cdrom_opening;
+	atomic_t cdrom_unlock;
 	atomic_t media_event;
 
 	struct mutex ctl;
@@ -340,6 +349,9 @@ struct sbd_drive {
 	unsigned long gate;
 	bool ready;
 	u32 openers;
+	u32 users;
+	bool asked;
+	bool deferred;
 	struct sbd_helper helper;
 	struct list_head socks;
 	u32 nr_socks;
@@ -354,12 +366,26 @@ struct sbd_drive {
 	struct delayed_work clock_work;
 	struct work_struct helper_work;
 	struct work_struct medium_work;
+	struct work_struct probe_work;
 	u64 shown;
 	bool announced;
 	bool leftover;
 	wait_queue_head_t ready_wait;
+	wait_queue_head_t alone_wait;
 	struct work_struct delete_work;
 	struct completion deleted;
+};
+
+/**
+ * enum sbd_closer - who closes the drive
+ * @SBD_CLOSER_UNKNOWN: newer kernels do not tell
+ * @SBD_CLOSER_USER: one that holds the medium
+ * @SBD_CLOSER_WATCHER: one that opened a cdrom with O_NONBLOCK
+ */
+enum sbd_closer {
+	SBD_CLOSER_UNKNOWN,
+	SBD_CLOSER_USER,
+	SBD_CLOSER_WATCHER,
 };
 
 /**
@@ -401,7 +427,8 @@ void sbd_drives_exit(void);
 void sbd_free_disk(struct gendisk *disk);
 void sbd_drives_released(u32 portid);
 int sbd_drive_opened(struct sbd_drive *d, blk_mode_t mode);
-void sbd_drive_released(struct sbd_drive *d);
+void sbd_drive_released(struct sbd_drive *d, enum sbd_closer closer);
+void sbd_drive_wait_alone(struct sbd_drive *d);
 unsigned int sbd_ctl_lock(struct sbd_drive *d);
 void sbd_ctl_unlock(struct sbd_drive *d, unsigned int noio);
 
@@ -414,8 +441,6 @@ void sbd_cdrom_unregister(struct sbd_drive *d);
 extern const struct block_device_operations sbd_disk_fops;
 
 /* medium.c */
-/* Only for sbd_verb(): the asker is the drive's one opener itself. */
-#define SBD_ARG_SELF		(1U << 8)
 int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 	     const struct sbd_medium *m, u64 *generation);
 int sbd_medium_check(const struct sbd_drive *d, struct sbd_medium *m,
@@ -478,6 +503,9 @@ int sbd_netlink_fill(struct sk_buff *skb, struct sbd_drive *d, u32 portid,
 /* events.c */
 void sbd_event(struct sbd_drive *d, enum spicebd_event event);
 void sbd_event_eject_request(struct sbd_drive *d);
+void sbd_event_unused(struct sbd_drive *d);
+void sbd_event_probe(struct sbd_drive *d);
+void sbd_event_probe_work(struct work_struct *work);
 
 /* stats.c */
 extern const struct attribute_group *sbd_sysfs_groups[];
@@ -495,6 +523,13 @@ static inline bool sbd_readable(const struct sbd_drive *d)
 {
 	return d->tray.medium && !d->tray.open &&
 	       !(d->gate & (SBD_GATE_STALE | SBD_GATE_GONE));
+}
+
+/* Requests are answered: the medium is ready and nothing is lost. drive->lock held. */
+static inline bool sbd_flowing(const struct sbd_drive *d)
+{
+	return d->ready && !d->gate && d->nr_socks &&
+	       d->helper.link == SPICEBD_LINK_UP;
 }
 
 static inline struct sbd_io *sbd_rq_io(struct request *rq)

@@ -44,3 +44,54 @@ void sbd_event_eject_request(struct sbd_drive *d)
 	kobject_uevent_env(&disk_to_dev(d->disk)->kobj, KOBJ_CHANGE, env);
 	sbd_event(d, SPICEBD_EVENT_EJECT_REQUEST);
 }
+
+/**
+ * sbd_event_unused - tell that a medium that was asked for is free now
+ * @d: the drive
+ *
+ * To be called whenever an opener has gone or a lock was opened.
+ *
+ * Context: process, may sleep.
+ */
+void sbd_event_unused(struct sbd_drive *d)
+{
+	bool tell;
+
+	spin_lock(&d->lock);
+	tell = d->asked && !d->users && !d->tray.locked &&
+	       !d->tray.locked_admin && !(d->gate & SBD_GATE_GONE);
+	if (tell)
+		d->asked = false;
+	spin_unlock(&d->lock);
+	if (tell)
+		sbd_event(d, SPICEBD_EVENT_UNUSED);
+}
+
+/**
+ * sbd_event_probe - let udev look at a medium, if it waits for that
+ * @d: the drive, its lock held
+ *
+ * To be called when requests may have begun to be answered.
+ */
+void sbd_event_probe(struct sbd_drive *d)
+{
+	lockdep_assert_held(&d->lock);
+	if (!d->deferred || !sbd_flowing(d))
+		return;
+	d->deferred = false;
+	queue_work(sbd_slow_wq, &d->probe_work);
+}
+
+/**
+ * sbd_event_probe_work - what sbd_event_probe() may not do itself
+ * @work: sbd_drive.probe_work
+ *
+ * Context: worker; may wait for I/O.
+ */
+void sbd_event_probe_work(struct work_struct *work)
+{
+	struct sbd_drive *d = container_of(work, struct sbd_drive,
+					   probe_work);
+
+	kobject_uevent(&disk_to_dev(d->disk)->kobj, KOBJ_CHANGE);
+}

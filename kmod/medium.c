@@ -125,18 +125,17 @@ static void apply(struct sbd_drive *d, unsigned int args,
 		d->medium = *m;
 		d->generation++;
 	}
+	if (sbd_tray_goes_stale(&d->tray, args, happened, d->users))
+		d->gate |= SBD_GATE_STALE;
 	if (happened & SBD_TRAY_UNREADABLE) {
 		d->gate |= SBD_GATE_EMPTY;
 		d->ready = false;
 		d->generation++;
-		/*
-		 * Whoever still has it open must not meet the next medium. An
-		 * opener that opens its own tray is no such one: that is how a
-		 * CD is changed.
-		 */
-		if (d->openers && !((args & SBD_ARG_SELF) && d->tray.has_tray))
-			d->gate |= SBD_GATE_STALE;
+		d->deferred = false;
 	}
+	/* It was asked for and is free, or on its way back in. */
+	if (happened & (SBD_TRAY_MOVED | SBD_TRAY_REMOVED))
+		d->asked = false;
 	if (happened & SBD_TRAY_REMOVED) {
 		memset(&d->medium, 0, sizeof(d->medium));
 		sbd_helper_forget_locked(d);
@@ -166,7 +165,6 @@ int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 	unsigned int noio = sbd_ctl_lock(d);
 	unsigned int happened = 0;
 	struct sbd_tray tray;
-	u32 others;
 	int ret;
 
 	spin_lock(&d->lock);
@@ -174,14 +172,8 @@ int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 		ret = -ENODEV;
 		goto unlock;
 	}
-	/* The tray of a drive with an old medium's openers is not held shut. */
-	others = d->openers;
-	if (others && (args & SBD_ARG_SELF))
-		others = d->tray.has_tray ? 0 : others - 1;
-	if (others)
-		args |= SBD_ARG_IN_USE;
-	if (d->gate & SBD_GATE_STALE)
-		args |= SBD_ARG_STALE;
+	args = sbd_tray_args(&d->tray, args, d->users,
+			     d->gate & SBD_GATE_STALE);
 	tray = d->tray;
 	ret = sbd_tray_do(&tray, verb, args, &happened);
 	if (!ret && m && !d->nr_socks)
@@ -189,7 +181,11 @@ int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 	if (!ret) {
 		d->tray = tray;
 		apply(d, args, happened, m);
+	} else if (happened & SBD_TRAY_REQUEST) {
+		d->asked = true;
 	}
+	if (verb == SBD_VERB_UNLOCK_ADMIN && (args & SBD_ARG_FORCE))
+		atomic_set(&d->cdrom_unlock, 1);
 	if (generation)
 		*generation = d->generation;
 unlock:
@@ -202,6 +198,8 @@ unlock:
 			sbd_queue_end_all(d);
 		if (happened & SBD_TRAY_LOCK)
 			sbd_event(d, SPICEBD_EVENT_LOCK_CHANGED);
+		if (happened & SBD_TRAY_LOCK)
+			sbd_event_unused(d);
 		if (happened & SBD_TRAY_MOVED)
 			sbd_event(d, SPICEBD_EVENT_TRAY_MOVED);
 		if (happened & (SBD_TRAY_READABLE | SBD_TRAY_UNREADABLE))
@@ -264,6 +262,20 @@ static bool still_shown(struct sbd_drive *d, bool ready)
 	return ret;
 }
 
+/*
+ * Drops the cached pages of the whole disk, mapped and referenced ones too:
+ * whoever only watches a drive keeps it open over a change of medium, and must
+ * not read the old one for the new one.
+ *
+ * Context: the work item, with the gate closed and every request ended, so no
+ * page is being read or becomes valid meanwhile; partitions have pages of their
+ * own, and nobody opens one over a change.
+ */
+static void drop_pages(struct gendisk *disk)
+{
+	truncate_inode_pages(disk->part0->bd_mapping, 0);
+}
+
 /* Context: the work item. */
 static void show(struct sbd_drive *d, u64 generation,
 		 const struct sbd_medium *m)
@@ -276,6 +288,7 @@ static void show(struct sbd_drive *d, u64 generation,
 	int ret;
 
 	d->shown = generation;
+	drop_pages(disk);
 	lim = queue_limits_start_update(disk->queue);
 	sbd_medium_limits(d, m, &lim);
 	ret = queue_limits_commit_update_frozen(disk->queue, &lim);
@@ -341,9 +354,11 @@ static void drop_partitions(struct sbd_drive *d)
 }
 
 /* Context: the work item; the gate is closed. */
-static void hide(struct sbd_drive *d)
+static void hide(struct sbd_drive *d, bool unused)
 {
 	set_capacity(d->disk, 0);
+	if (unused)
+		drop_pages(d->disk);
 	mark_partitions_dead(d->disk);
 	drop_partitions(d);
 	if (d->announced)
@@ -372,7 +387,7 @@ void sbd_medium_work(struct work_struct *work)
 		spin_lock(&d->lock);
 		wanted = sbd_readable(d) ? d->generation : 0;
 		m = d->medium;
-		unused = !d->openers;
+		unused = !d->users;
 		spin_unlock(&d->lock);
 
 		if (d->leftover && unused && !d->shown)
@@ -380,7 +395,7 @@ void sbd_medium_work(struct work_struct *work)
 		if (wanted == d->shown)
 			break;
 		if (d->shown)
-			hide(d);
+			hide(d, unused);
 		else
 			show(d, wanted, &m);
 	}

@@ -83,7 +83,7 @@ static const struct nla_policy sbd_medium_policy[SPICEBD_A_MEDIUM_MAX + 1] = {
 	[SPICEBD_A_MEDIUM_MAX_DISCARD] = { .type = NLA_U32 },
 };
 
-/* DRIVE_GET, MANAGE, TRAY_CLOSE */
+/* DRIVE_GET, MANAGE, TRAY_CLOSE, LOCK */
 static const struct nla_policy sbd_index_policy[SPICEBD_A_DRIVE_INDEX + 1] = {
 	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
 };
@@ -114,7 +114,7 @@ sbd_set_policy[SPICEBD_A_DRIVE_STALL_TIMEOUT + 1] = {
 		NLA_POLICY_FULL_RANGE(NLA_U32, &sbd_stall_range),
 };
 
-/* DRIVE_DEL, MEDIUM_REMOVE, TRAY_OPEN, EJECT */
+/* DRIVE_DEL, MEDIUM_REMOVE, TRAY_OPEN, EJECT, UNLOCK */
 static const struct nla_policy sbd_force_policy[SPICEBD_A_DRIVE_FORCE + 1] = {
 	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
 	[SPICEBD_A_DRIVE_FORCE] = { .type = NLA_FLAG },
@@ -292,6 +292,7 @@ static int fill_state(struct sk_buff *skb, struct sbd_drive *d, bool manager)
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_LINK, d->helper.link) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_NR_SOCKETS, d->nr_socks) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_OPENERS, d->openers) ||
+	    nla_put_u32(skb, SPICEBD_A_DRIVE_USERS, d->users) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_IN_FLIGHT,
 			sbd_queue_in_flight(d)) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_HELD, d->nr_held) ||
@@ -515,7 +516,7 @@ static int sbd_drive_del_doit(struct sk_buff *skb, struct genl_info *info)
 	ret = sbd_drive_delete(d, info->attrs[SPICEBD_A_DRIVE_FORCE]);
 	sbd_drive_put(d);
 	if (ret == -EBUSY)
-		say(info, ret, "the drive is open");
+		say(info, ret, "the drive is open or locked");
 	return ret;
 }
 
@@ -732,7 +733,7 @@ static const char *verb_why(int error)
 	case -ENOSYS:
 		return "the drive has no tray";
 	case -EINPROGRESS:
-		return "the tray is locked or the drive in use; its user was asked";
+		return "the drive is locked or in use; its user was asked";
 	case -EINVAL:
 		return "the tray is closed";
 	case -EEXIST:
@@ -819,6 +820,17 @@ static int sbd_tray_close_doit(struct sk_buff *skb, struct genl_info *info)
 static int sbd_eject_doit(struct sk_buff *skb, struct genl_info *info)
 {
 	return do_verb(skb, info, SBD_VERB_EJECT,
+		       info->attrs[SPICEBD_A_DRIVE_FORCE]);
+}
+
+static int sbd_lock_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	return do_verb(skb, info, SBD_VERB_LOCK_ADMIN, false);
+}
+
+static int sbd_unlock_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	return do_verb(skb, info, SBD_VERB_UNLOCK_ADMIN,
 		       info->attrs[SPICEBD_A_DRIVE_FORCE]);
 }
 
@@ -928,6 +940,8 @@ static const struct genl_ops sbd_ops[] = {
 	SBD_OP(EJECT, sbd_eject_doit, sbd_force_policy),
 	SBD_OP(IO_DATA, sbd_io_data_doit, sbd_data_policy),
 	SBD_OP(IO_COMPLETE, sbd_io_complete_doit, sbd_complete_policy),
+	SBD_OP(LOCK, sbd_lock_doit, sbd_index_policy),
+	SBD_OP(UNLOCK, sbd_unlock_doit, sbd_force_policy),
 };
 
 static const struct genl_multicast_group sbd_groups[] = {

@@ -489,6 +489,7 @@ void sbd_queue_clock(struct sbd_drive *d)
 		d->gate &= ~SBD_GATE_EXPIRED;
 		mod_delayed_work(sbd_wq, &d->clock_work, end - now);
 	}
+	sbd_event_probe(d);
 }
 
 /**

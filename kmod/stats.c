@@ -46,6 +46,8 @@ u32 sbd_drive_state(const struct sbd_drive *d)
 		state |= SPICEBD_STATE_STALE;
 	if (d->nr_held)
 		state |= SPICEBD_STATE_HOLDING;
+	if (d->tray.locked_admin)
+		state |= SPICEBD_STATE_LOCKED_ADMIN;
 	return state;
 }
 
@@ -70,27 +72,59 @@ static ssize_t tray_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(tray);
 
+/* drive->lock held */
+static const char *state_word(const struct sbd_drive *d)
+{
+	if (d->gate & SBD_GATE_GONE)
+		return "gone";
+	if (d->gate & SBD_GATE_STALE)
+		return "stale";
+	if (!sbd_readable(d))
+		return "empty";
+	if (!d->ready)
+		return "settling";
+	return sbd_flowing(d) ? "ready" : "held";
+}
+
 static ssize_t state_show(struct device *dev, struct device_attribute *attr,
 			  char *buf)
 {
-	static const char * const names[] = {
-		"medium", "ready", "locked", "stale", "holding",
-	};
 	struct sbd_drive *d = dev_drive(dev);
-	ssize_t len = 0;
-	u32 state;
-	int i;
+	const char *word;
 
 	spin_lock(&d->lock);
-	state = sbd_drive_state(d);
+	word = state_word(d);
 	spin_unlock(&d->lock);
-	for (i = 0; i < ARRAY_SIZE(names); i++)
-		if (state & BIT(i))
-			len += sysfs_emit_at(buf, len, "%s%s", len ? " " : "",
-					     names[i]);
-	return len + sysfs_emit_at(buf, len, "\n");
+	return sysfs_emit(buf, "%s\n", word);
 }
 static DEVICE_ATTR_RO(state);
+
+static ssize_t deferred_show(struct device *dev,
+			     struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%d\n", READ_ONCE(dev_drive(dev)->deferred));
+}
+
+/* 1: udev has put off its probe. When it is no longer needed a uevent says so. */
+static ssize_t deferred_store(struct device *dev,
+			      struct device_attribute *attr, const char *buf,
+			      size_t count)
+{
+	struct sbd_drive *d = dev_drive(dev);
+	bool value;
+	int ret;
+
+	ret = kstrtobool(buf, &value);
+	if (ret)
+		return ret;
+	spin_lock(&d->lock);
+	/* A medium that is not ready yet, or gone, has a uevent of its own. */
+	d->deferred = value && d->ready;
+	sbd_event_probe(d);
+	spin_unlock(&d->lock);
+	return count;
+}
+static DEVICE_ATTR_RW(deferred);
 
 static ssize_t helper_show(struct device *dev, struct device_attribute *attr,
 			   char *buf)
@@ -124,6 +158,20 @@ static ssize_t sockets_show(struct device *dev, struct device_attribute *attr,
 	return sysfs_emit(buf, "%u\n", READ_ONCE(dev_drive(dev)->nr_socks));
 }
 static DEVICE_ATTR_RO(sockets);
+
+static ssize_t openers_show(struct device *dev, struct device_attribute *attr,
+			    char *buf)
+{
+	return sysfs_emit(buf, "%u\n", READ_ONCE(dev_drive(dev)->openers));
+}
+static DEVICE_ATTR_RO(openers);
+
+static ssize_t users_show(struct device *dev, struct device_attribute *attr,
+			  char *buf)
+{
+	return sysfs_emit(buf, "%u\n", READ_ONCE(dev_drive(dev)->users));
+}
+static DEVICE_ATTR_RO(users);
 
 static ssize_t in_flight_show(struct device *dev,
 			      struct device_attribute *attr, char *buf)
@@ -170,6 +218,9 @@ static struct attribute *sbd_attrs[] = {
 	&dev_attr_personality.attr,
 	&dev_attr_tray.attr,
 	&dev_attr_state.attr,
+	&dev_attr_deferred.attr,
+	&dev_attr_openers.attr,
+	&dev_attr_users.attr,
 	&dev_attr_helper.attr,
 	&dev_attr_link.attr,
 	&dev_attr_generation.attr,

@@ -17,9 +17,13 @@
 #ifdef SBD_HAVE_OPEN_DISK
 /* ->open(disk, mode), ->release(disk) */
 #define SBD_DEFINE_OPEN(fn)
-#define SBD_DEFINE_RELEASE(fn)
+#define SBD_DEFINE_RELEASE(fn)						\
+static void fn##_any(struct gendisk *disk)				\
+{									\
+	fn(disk, SBD_CLOSER_UNKNOWN);					\
+}
 #define SBD_OPEN(fn)	fn
-#define SBD_RELEASE(fn)	fn
+#define SBD_RELEASE(fn)	fn##_any
 #else
 /* ->open(bdev, fmode), ->release(disk, fmode) */
 typedef fmode_t blk_mode_t;
@@ -35,7 +39,8 @@ static int fn##_compat(struct block_device *bdev, fmode_t mode)	\
 #define SBD_DEFINE_RELEASE(fn)						\
 static void fn##_compat(struct gendisk *disk, fmode_t mode)		\
 {									\
-	fn(disk);							\
+	fn(disk, mode & FMODE_NDELAY ? SBD_CLOSER_WATCHER :		\
+	   SBD_CLOSER_USER);						\
 }
 #define SBD_OPEN(fn)	fn##_compat
 #define SBD_RELEASE(fn)	fn##_compat
@@ -44,13 +49,23 @@ static void fn##_compat(struct gendisk *disk, fmode_t mode)		\
 static inline int sbd_compat_cdrom_open(struct cdrom_device_info *cdi,
 					fmode_t mode)
 {
-	return cdrom_open(cdi, NULL, mode);
+	int ret = cdrom_open(cdi, NULL, mode);
+
+	if (!ret && !(mode & FMODE_NDELAY))
+		cdi->for_data = 1;
+	return ret;
 }
 
 static inline void sbd_compat_cdrom_release(struct cdrom_device_info *cdi)
 {
-	/* Without the mode there is no telling: do not eject on last close. */
-	cdrom_release(cdi, FMODE_NDELAY);
+	/*
+	 * Ejects on the last close, if it has to, only when this was for data.
+	 * Now it does so if any open since the drive was idle was. for_data is
+	 * a field that only writers' drivers made use of.
+	 */
+	cdrom_release(cdi, cdi->for_data ? 0 : FMODE_NDELAY);
+	if (!cdi->use_count)
+		cdi->for_data = 0;
 }
 
 static inline int sbd_compat_cdrom_ioctl(struct cdrom_device_info *cdi,
@@ -90,6 +105,10 @@ static inline void sbd_compat_force_media_change(struct gendisk *disk)
 
 #define bdev_mark_dead		sbd_compat_mark_dead
 #define disk_force_media_change	sbd_compat_force_media_change
+#endif
+
+#ifndef SBD_HAVE_BD_MAPPING
+#define bd_mapping		bd_inode->i_mapping
 #endif
 
 #ifndef SBD_HAVE_LIMITS_UPDATE

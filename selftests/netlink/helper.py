@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -41,13 +42,14 @@ PIECE_MAX = 60 * 1024
 # enum spicebd_cmd
 (DRIVE_GET, DRIVE_NTF, MANAGE, DRIVE_ADD, DRIVE_SET, DRIVE_DEL, ATTACH, DETACH,
  KEY_NEW, QUEUE_BIND, LINK_REPORT, MEDIUM_INSERT, MEDIUM_REMOVE, TRAY_OPEN,
- TRAY_CLOSE, EJECT, IO_REQUEST, IO_DATA, IO_COMPLETE) = range(1, 20)
+ TRAY_CLOSE, EJECT, IO_REQUEST, IO_DATA, IO_COMPLETE, LOCK,
+ UNLOCK) = range(1, 22)
 # attributes of a drive
 (A_PAD, A_INDEX, A_NAME, A_MAJOR, A_MINOR, A_PERSONALITY, A_NR_QUEUES,
  A_QUEUE_DEPTH, A_MAX_IO, A_RECONNECT_TIMEOUT, A_STALL_TIMEOUT, A_TRAY,
  A_STATE, A_HELPER, A_HELPER_PID, A_LINK, A_NR_SOCKETS, A_OPENERS, A_IN_FLIGHT,
  A_HELD, A_HOLD_LEFT, A_GENERATION, A_MEDIUM, A_STATS, A_FORCE,
- A_EVENT) = range(1, 27)
+ A_EVENT, A_USERS) = range(1, 28)
 # of a medium
 (M_PAD, M_ID, M_SIZE, M_FLAGS, M_BLOCK_SIZE, M_IO_OPT, M_DISCARD_ALIGN,
  M_MAX_DISCARD) = range(1, 9)
@@ -64,10 +66,11 @@ READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(5)
 CDROM, DISK = range(2)
 F_READ_ONLY, F_ROTATIONAL, F_FLUSH, F_FUA, F_DISCARD, F_WRITE_ZEROES = \
     (1 << i for i in range(6))
-S_MEDIUM, S_READY, S_LOCKED, S_STALE, S_HOLDING = (1 << i for i in range(5))
+S_MEDIUM, S_READY, S_LOCKED, S_STALE, S_HOLDING, S_LOCKED_ADMIN = \
+    (1 << i for i in range(6))
 EVENTS = ("drive_added drive_removed tray_moved medium_changed eject_request "
           "lock_changed helper_attached helper_lost link_lost "
-          "link_back").split()
+          "link_back unused").split()
 HELPER_NONE, HELPER_ATTACHED, HELPER_LOST = range(3)
 
 NUMBERS = {A_INDEX: "index", A_MAJOR: "major", A_MINOR: "minor",
@@ -76,6 +79,7 @@ NUMBERS = {A_INDEX: "index", A_MAJOR: "major", A_MINOR: "minor",
            A_STALL_TIMEOUT: "stall_timeout", A_TRAY: "tray",
            A_STATE: "state", A_HELPER: "helper", A_HELPER_PID: "pid",
            A_LINK: "link", A_NR_SOCKETS: "nr_sockets", A_OPENERS: "openers",
+           A_USERS: "users",
            A_IN_FLIGHT: "in_flight", A_HELD: "held",
            A_HOLD_LEFT: "hold_left"}
 
@@ -516,6 +520,19 @@ class Helper:
         busy = (errno.EBUSY, errno.EINPROGRESS)
         wait_until(lambda: self.eject() not in busy, timeout)
         return self.eject()
+
+    def idle(self, openers=0, timeout=30):
+        """Waits until only so many have the drive open, and udev, which looks
+        into it after each change, is done."""
+        subprocess.run(["udevadm", "settle"], stderr=subprocess.DEVNULL,
+                       check=False)
+        assert wait_until(lambda: self.ctl.drive(self.index)["openers"] ==
+                          openers, timeout), "the drive is in use"
+
+    def done(self):
+        """Close, when nobody is left who would wait for an answer."""
+        self.idle()
+        self.close()
 
     def unbind(self):
         for q in self.queues:

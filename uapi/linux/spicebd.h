@@ -113,9 +113,10 @@ enum spicebd_op {
 /* Bits of SPICEBD_A_DRIVE_STATE: what is true of the drive right now. */
 #define SPICEBD_STATE_MEDIUM		(1U << 0)	/* a medium is inserted */
 #define SPICEBD_STATE_READY		(1U << 1)	/* ... and readable: announced */
-#define SPICEBD_STATE_LOCKED		(1U << 2)	/* the user locked the tray */
+#define SPICEBD_STATE_LOCKED		(1U << 2)	/* the drive's user locked the door */
 #define SPICEBD_STATE_STALE		(1U << 3)	/* openers of a medium ejected by force */
 #define SPICEBD_STATE_HOLDING		(1U << 4)	/* requests are held */
+#define SPICEBD_STATE_LOCKED_ADMIN	(1U << 5)	/* the administrator locked the drive */
 
 /**
  * enum spicebd_event - what a SPICEBD_CMD_DRIVE_NTF message reports
@@ -123,6 +124,8 @@ enum spicebd_op {
  *	or after the uevent, never before
  * @SPICEBD_EVENT_EJECT_REQUEST: somebody asked for a medium that is locked or
  *	in use
+ * @SPICEBD_EVENT_UNUSED: after such a request the last user has gone, or the
+ *	last lock was opened, whichever is later; once for all requests before
  */
 enum spicebd_event {
 	SPICEBD_EVENT_DRIVE_ADDED,
@@ -135,6 +138,7 @@ enum spicebd_event {
 	SPICEBD_EVENT_HELPER_LOST,
 	SPICEBD_EVENT_LINK_LOST,
 	SPICEBD_EVENT_LINK_BACK,
+	SPICEBD_EVENT_UNUSED,
 };
 
 /**
@@ -142,6 +146,12 @@ enum spicebd_event {
  *
  * The medium's own attributes are nested in @SPICEBD_A_DRIVE_MEDIUM, counters
  * in @SPICEBD_A_DRIVE_STATS.
+ *
+ * @SPICEBD_A_DRIVE_USERS: a disk's openers; a cdrom's that opened it for data,
+ * so without O_NONBLOCK. "In use" and "stale" mean these. Where the kernel does
+ * not tell a driver who closes (since 6.5), it is the largest number that can
+ * be: an opener for data and one with O_NONBLOCK at one time, of which one
+ * closes, leave one user until the other closes too.
  */
 enum {
 	SPICEBD_A_DRIVE_UNSPEC,
@@ -162,7 +172,7 @@ enum {
 	SPICEBD_A_DRIVE_HELPER_PID,		/* u32, pid that attached, initial pid namespace */
 	SPICEBD_A_DRIVE_LINK,			/* u32, enum spicebd_link */
 	SPICEBD_A_DRIVE_NR_SOCKETS,		/* u32, bound queue sockets */
-	SPICEBD_A_DRIVE_OPENERS,		/* u32 */
+	SPICEBD_A_DRIVE_OPENERS,		/* u32, successful opens */
 	SPICEBD_A_DRIVE_IN_FLIGHT,		/* u32, requests the helper has */
 	SPICEBD_A_DRIVE_HELD,			/* u32, requests held */
 	SPICEBD_A_DRIVE_HOLD_LEFT,		/* u32, ms until held requests fail; absent: no limit runs */
@@ -171,6 +181,7 @@ enum {
 	SPICEBD_A_DRIVE_STATS,			/* nest, enum spicebd_attr_stats */
 	SPICEBD_A_DRIVE_FORCE,			/* flag, argument */
 	SPICEBD_A_DRIVE_EVENT,			/* u32, enum spicebd_event */
+	SPICEBD_A_DRIVE_USERS,			/* u32, openers that hold the medium */
 
 	__SPICEBD_A_DRIVE_MAX,
 	SPICEBD_A_DRIVE_MAX = (__SPICEBD_A_DRIVE_MAX - 1)
@@ -273,8 +284,9 @@ enum {
  *	QUEUE_DEPTH, MAX_IO, RECONNECT_TIMEOUT, STALL_TIMEOUT. Answers with
  *	the drive. -EEXIST: that index is taken; -ENOSPC: no more drives.
  * @SPICEBD_CMD_DRIVE_SET: manager. INDEX, RECONNECT_TIMEOUT, STALL_TIMEOUT.
- * @SPICEBD_CMD_DRIVE_DEL: manager. INDEX, FORCE. -EBUSY while open, unless
- *	FORCE: then the drive is gone at once, for its openers with errors.
+ * @SPICEBD_CMD_DRIVE_DEL: manager. INDEX, FORCE. -EBUSY while open or locked
+ *	by the administrator, unless FORCE: then the drive is gone at once, for
+ *	its openers with errors.
  * @SPICEBD_CMD_ATTACH: manager. INDEX, NR_KEYS: become the drive's helper;
  *	answers with one-use KEYs. -EBUSY: another helper is attached.
  * @SPICEBD_CMD_DETACH: manager that attached. HELPER_INDEX. Requests that the
@@ -295,6 +307,7 @@ enum {
  *	is smaller than one block; -EFBIG: it is larger than 8 EiB - 512.
  * @SPICEBD_CMD_MEDIUM_REMOVE: manager. INDEX, FORCE. Empty: success. A cdrom's
  *	tray must be open (-EINVAL). In use: an eject request and -EBUSY.
+ *	Locked (disk): an eject request and -EINPROGRESS.
  * @SPICEBD_CMD_TRAY_OPEN: manager. INDEX, FORCE. Open already: success, no
  *	event. Locked or in use: an eject request and -EINPROGRESS; with FORCE
  *	it opens all the same and requests end with errors. -ENOSYS: no tray.
@@ -302,6 +315,11 @@ enum {
  *	after insert. -ENOSYS: no tray.
  * @SPICEBD_CMD_EJECT: manager. INDEX, FORCE. For a cdrom, TRAY_OPEN then
  *	MEDIUM_REMOVE; for a disk, MEDIUM_REMOVE; as one step.
+ * @SPICEBD_CMD_LOCK: manager. INDEX. The administrator's lock: until UNLOCK no
+ *	command takes the medium without FORCE (-EINPROGRESS and an eject
+ *	request, for a disk too), nor does an ioctl, nor DRIVE_DEL. Other than
+ *	the lock of the drive's user it outlives all openers.
+ * @SPICEBD_CMD_UNLOCK: manager. INDEX, FORCE: the lock of the drive's user too.
  * @SPICEBD_CMD_IO_REQUEST: kernel to helper. COOKIE, OP, FLAGS, OFFSET, LENGTH,
  *	QUEUE, GENERATION. A write's payload follows in order: a first piece in
  *	the request itself, each other piece an IO_DATA message.
@@ -333,6 +351,8 @@ enum spicebd_cmd {
 	SPICEBD_CMD_IO_REQUEST,
 	SPICEBD_CMD_IO_DATA,
 	SPICEBD_CMD_IO_COMPLETE,
+	SPICEBD_CMD_LOCK,
+	SPICEBD_CMD_UNLOCK,
 
 	__SPICEBD_CMD_MAX,
 	SPICEBD_CMD_MAX = (__SPICEBD_CMD_MAX - 1)

@@ -165,6 +165,7 @@ int kernel_parse_drive(const void *attrs, size_t len, struct kernel_drive *d)
 	get_u32(tb, SPICEBD_A_DRIVE_LINK, &d->link);
 	get_u32(tb, SPICEBD_A_DRIVE_NR_SOCKETS, &d->nr_sockets);
 	get_u32(tb, SPICEBD_A_DRIVE_OPENERS, &d->openers);
+	get_u32(tb, SPICEBD_A_DRIVE_USERS, &d->users);
 	get_u32(tb, SPICEBD_A_DRIVE_IN_FLIGHT, &d->in_flight);
 	get_u32(tb, SPICEBD_A_DRIVE_HELD, &d->held);
 	d->hold_limited = tb[SPICEBD_A_DRIVE_HOLD_LEFT];
@@ -678,6 +679,16 @@ int kernel_eject(struct kernel *k, uint32_t index, bool force, struct kernel_err
 	return simple(k, SPICEBD_CMD_EJECT, index, force, err);
 }
 
+int kernel_lock(struct kernel *k, uint32_t index, struct kernel_err *err)
+{
+	return simple(k, SPICEBD_CMD_LOCK, index, false, err);
+}
+
+int kernel_unlock(struct kernel *k, uint32_t index, bool force, struct kernel_err *err)
+{
+	return simple(k, SPICEBD_CMD_UNLOCK, index, force, err);
+}
+
 /* Events. */
 
 static void family_event(struct kernel_events *ev, struct genlmsghdr *g)
@@ -826,6 +837,7 @@ const char *kernel_event_str(uint32_t event)
 		[SPICEBD_EVENT_HELPER_LOST] = "helper-lost",
 		[SPICEBD_EVENT_LINK_LOST] = "link-lost",
 		[SPICEBD_EVENT_LINK_BACK] = "link-back",
+		[SPICEBD_EVENT_UNUSED] = "unused",
 	};
 
 	return event < sizeof(names) / sizeof(names[0]) ? names[event] : "unknown";

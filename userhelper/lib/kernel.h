@@ -62,7 +62,7 @@ struct kernel_drive {
 	uint32_t helper, helper_pid;
 	uint32_t link;
 	uint32_t nr_sockets;
-	uint32_t openers;
+	uint32_t openers, users;		/* users: those that hold the medium */
 	uint32_t in_flight, held;
 	bool hold_limited;
 	uint32_t hold_left_ms;
@@ -141,6 +141,13 @@ int kernel_medium_remove(struct kernel *k, uint32_t index, bool force,
 int kernel_tray_open(struct kernel *k, uint32_t index, bool force, struct kernel_err *err);
 int kernel_tray_close(struct kernel *k, uint32_t index, struct kernel_err *err);
 int kernel_eject(struct kernel *k, uint32_t index, bool force, struct kernel_err *err);
+int kernel_lock(struct kernel *k, uint32_t index, struct kernel_err *err);
+
+/**
+ * kernel_unlock() - open the administrator's lock
+ * @force: the lock of the drive's user too
+ */
+int kernel_unlock(struct kernel *k, uint32_t index, bool force, struct kernel_err *err);
 
 /*
  * Events come on a socket of their own, which no answer can crowd out.
