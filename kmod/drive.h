@@ -101,6 +101,16 @@ enum sbd_io_fate {
 };
 
 /**
+ * struct sbd_part - room in registered memory, whole pages
+ * @first: first page
+ * @nr: pages; 0: none
+ */
+struct sbd_part {
+	u32 first;
+	u32 nr;
+};
+
+/**
  * struct sbd_io - what the driver knows of a started request
  * @node: in drive->held, in sock->out, or in a list of its owner
  * @rq: the request
@@ -109,6 +119,7 @@ enum sbd_io_fate {
  * @length: bytes
  * @cost: bytes of credit it took
  * @got: bytes of a read's payload that have come
+ * @part: its room in the socket's registered memory (sock->lock)
  * @sequence: counts uses of this slot, a part of the cookie
  * @sent: jiffies when it was given out
  * @op: enum spicebd_op
@@ -126,6 +137,7 @@ struct sbd_io {
 	u32 length;
 	u32 cost;
 	u32 got;
+	struct sbd_part part;
 	u32 sequence;
 	unsigned long sent;
 	u8 op;
@@ -162,11 +174,13 @@ struct sbd_queue {
  * @node: in sock->owed or sock->owed_free
  * @cookie: to this request, which was ended early
  * @cost: bytes of credit that come back with it
+ * @part: room in registered memory that does, too
  */
 struct sbd_owed {
 	struct list_head node;
 	u64 cookie;
 	u32 cost;
+	struct sbd_part part;
 };
 
 /**
@@ -180,6 +194,7 @@ struct sbd_owed {
  * @portid: where it is sent to
  * @queues: hardware queues it asked for; 0 leaves it to the driver
  * @salt: random bits of this bind, a part of its cookies
+ * @bufs: registered memory, or NULL: payload goes in messages
  * @lock: guards all below but @backlog and @flush
  * @dead: unbound; it is given nothing more
  * @out: requests the helper has
@@ -191,6 +206,8 @@ struct sbd_owed {
  * @max_bytes: credit, bytes
  * @waiting: hardware queues that found no credit
  * @nr_owed: answers in @owed
+ * @batch: requests of @out that were not sent yet (with @bufs)
+ * @nr_batch: how many
  * @last_answer: jiffies of the last accepted reply
  * @backlog: messages that found the receive buffer full (its own lock)
  * @flush: sends them again
@@ -206,6 +223,7 @@ struct sbd_sock {
 	u32 portid;
 	u64 queues;
 	u32 salt;
+	struct sbd_bufs *bufs;
 
 	spinlock_t lock;
 	bool dead;
@@ -217,6 +235,8 @@ struct sbd_sock {
 	u32 max_out;
 	u32 bytes;
 	u32 max_bytes;
+	struct sk_buff *batch;
+	u32 nr_batch;
 	unsigned long waiting;
 	unsigned long last_answer;
 
@@ -302,6 +322,7 @@ struct sbd_stats {
  * @asked: the user was asked for the medium, and nobody told yet that it is free
  * @deferred: udev waits with its probe until requests are answered
  * @helper: who serves it
+ * @buffer_bytes: memory that they have registered
  * @socks: bound queue sockets
  * @nr_socks: how many
  * @held: requests that wait for a helper
@@ -353,6 +374,7 @@ struct sbd_drive {
 	bool asked;
 	bool deferred;
 	struct sbd_helper helper;
+	u64 buffer_bytes;
 	struct list_head socks;
 	u32 nr_socks;
 	struct list_head held;
@@ -454,6 +476,7 @@ void sbd_medium_work(struct work_struct *work);
 extern const struct blk_mq_ops sbd_mq_ops;
 void sbd_queue_end_all(struct sbd_drive *d);
 void sbd_queue_requeue_held(struct sbd_drive *d);
+void sbd_queue_send_batches(struct sbd_drive *d);
 void sbd_queue_take_back(struct sbd_drive *d, struct sbd_sock *s);
 void sbd_queue_clock(struct sbd_drive *d);
 void sbd_queue_clock_work(struct work_struct *work);
@@ -462,18 +485,47 @@ int sbd_queue_data(struct sbd_sock *s, u64 cookie, u32 offset,
 		   const void *data, u32 len, const char **why);
 int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 		       const void *data, u32 len, const char **why);
+int sbd_queue_answers(struct sbd_sock *s, const struct spicebd_io_answer *list,
+		      u32 nr, const char **why);
 
 /* wire.c */
 u32 sbd_wire_cost(u32 op, u32 length);
 int sbd_wire_build(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		   struct request *rq, struct sbd_io *io,
 		   struct sk_buff_head *messages);
+u32 sbd_wire_batch_cost(void);
+struct sk_buff *sbd_wire_batch(struct sbd_sock *s);
+void sbd_wire_batch_add(struct sk_buff *skb, u32 n, struct request *rq,
+			const struct sbd_io *io, u32 queue);
+void sbd_wire_batch_send(struct sbd_sock *s, struct sk_buff *skb);
 void sbd_wire_send(struct sbd_sock *s, struct sk_buff_head *messages);
 void sbd_wire_flush_work(struct work_struct *work);
 void sbd_wire_copy_in(struct request *rq, u32 offset, const void *data,
 		      u32 len);
 
+/* bufs.c */
+struct sbd_bufs *sbd_bufs_pin(u64 addr, u64 len, const char **why);
+void sbd_bufs_unpin(struct sbd_bufs *b);
+u64 sbd_bufs_size(const struct sbd_bufs *b);
+int sbd_bufs_get(struct sbd_bufs *b, u32 length, struct sbd_part *part);
+void sbd_bufs_put(struct sbd_bufs *b, struct sbd_part *part);
+void sbd_bufs_copy(struct sbd_bufs *b, const struct sbd_part *part,
+		   struct request *rq, bool to_helper);
+
 /* helper.c */
+/**
+ * struct sbd_bind - what a socket that binds brings
+ * @key: one-use key
+ * @queues: mask of hardware queues, 0: as the driver likes
+ * @buffer_addr: memory to register
+ * @buffer_len: bytes of it, or 0
+ */
+struct sbd_bind {
+	const u8 *key;
+	u64 queues;
+	u64 buffer_addr;
+	u64 buffer_len;
+};
 int sbd_helper_attach(struct sbd_drive *d, struct sock *sk, u32 portid,
 		      u32 nr_keys, u8 (*keys)[SPICEBD_KEY_LEN]);
 int sbd_helper_detach(struct sbd_drive *d, struct sock *sk);
@@ -485,8 +537,8 @@ void sbd_helper_remove(struct sbd_drive *d);
 void sbd_helper_forget_locked(struct sbd_drive *d);
 void sbd_helper_work(struct work_struct *work);
 void sbd_helper_released(u32 portid);
-struct sbd_sock *sbd_sock_bind(const u8 *key, struct sock *sk, u32 portid,
-			       u64 queues, unsigned int *noio,
+struct sbd_sock *sbd_sock_bind(const struct sbd_bind *b, struct sock *sk,
+			       u32 portid, unsigned int *noio,
 			       const char **why);
 void sbd_sock_bound(struct sbd_sock *s, unsigned int noio, bool go);
 struct sbd_sock *sbd_sock_find(struct sock *sk);

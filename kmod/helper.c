@@ -32,6 +32,11 @@ static void sbd_sock_release(struct kref *ref)
 
 	cancel_delayed_work_sync(&s->flush);
 	skb_queue_purge(&s->backlog);
+	kfree_skb(s->batch);
+	spin_lock(&s->drive->lock);
+	s->drive->buffer_bytes -= sbd_bufs_size(s->bufs);
+	spin_unlock(&s->drive->lock);
+	sbd_bufs_unpin(s->bufs);
 	sock_put(s->sk);
 	sbd_drive_put(s->drive);
 	kvfree_rcu(s, rcu);
@@ -143,6 +148,7 @@ static void unbind(struct sbd_drive *d, struct sbd_sock *s)
 	rebalance(d);
 	spin_unlock(&d->lock);
 
+	sbd_queue_send_batches(d);
 	unpublish(s);
 	sbd_sock_put(s);
 }
@@ -461,14 +467,42 @@ static struct sbd_drive *drive_of_key(const u8 *key)
 	return NULL;
 }
 
-static struct sbd_sock *new_sock(struct sbd_drive *d, struct sock *sk,
-				 u32 portid, u64 queues, const char **why)
+/* Takes @bufs over, if it succeeds: a part of what the drive's sockets may. */
+static int register_memory(struct sbd_drive *d, struct sbd_sock *s,
+			   struct sbd_bufs *bufs, const char **why)
 {
-	u32 need = sbd_wire_cost(SPICEBD_OP_WRITE, d->max_io);
+	u64 size = sbd_bufs_size(bufs);
+	int ret = 0;
+
+	if (size < PAGE_ALIGN(d->max_io)) {
+		*why = "the buffer does not hold the drive's largest request";
+		return -EINVAL;
+	}
+	spin_lock(&d->lock);
+	if (size > SPICEBD_MAX_BUFFER - d->buffer_bytes)
+		ret = -ENOSPC;
+	else
+		d->buffer_bytes += size;
+	spin_unlock(&d->lock);
+	if (ret)
+		*why = "the drive's sockets have registered all they may";
+	else
+		s->bufs = bufs;
+	return ret;
+}
+
+static struct sbd_sock *new_sock(struct sbd_drive *d, const struct sbd_bind *b,
+				 struct sbd_bufs *bufs, struct sock *sk,
+				 u32 portid, const char **why)
+{
+	u32 cost = bufs ? sbd_wire_batch_cost() :
+			  sbd_wire_cost(SPICEBD_OP_READ, 0);
+	u32 need = bufs ? cost : sbd_wire_cost(SPICEBD_OP_WRITE, d->max_io);
 	u32 room, credit, i;
 	struct sbd_sock *s;
+	int ret;
 
-	if (queues >> d->nr_queues) {
+	if (b->queues >> d->nr_queues) {
 		*why = "the drive has no such hardware queue";
 		return ERR_PTR(-EINVAL);
 	}
@@ -477,8 +511,7 @@ static struct sbd_sock *new_sock(struct sbd_drive *d, struct sock *sk,
 		*why = "the receive buffer does not hold one full request: SO_RCVBUFFORCE first";
 		return ERR_PTR(-ENOBUFS);
 	}
-	credit = min(d->nr_queues * d->depth,
-		     room / sbd_wire_cost(SPICEBD_OP_READ, 0));
+	credit = min(d->nr_queues * d->depth, room / cost);
 
 	s = kvzalloc(struct_size(s, owed_mem, credit), GFP_KERNEL);
 	if (!s)
@@ -486,7 +519,7 @@ static struct sbd_sock *new_sock(struct sbd_drive *d, struct sock *sk,
 	kref_init(&s->ref);
 	s->sk = sk;
 	s->portid = portid;
-	s->queues = queues;
+	s->queues = b->queues;
 	s->salt = get_random_u32();
 	spin_lock_init(&s->lock);
 	INIT_LIST_HEAD(&s->out);
@@ -502,15 +535,19 @@ static struct sbd_sock *new_sock(struct sbd_drive *d, struct sock *sk,
 	sock_hold(sk);
 	sbd_drive_hold(d);
 	s->drive = d;
+	ret = bufs ? register_memory(d, s, bufs, why) : 0;
+	if (ret) {
+		sbd_sock_put(s);
+		return ERR_PTR(ret);
+	}
 	return s;
 }
 
 /**
  * sbd_sock_bind - begin to bind a socket to the drive of a key
- * @key: the key
+ * @b: key, queues and memory
  * @sk: the socket
  * @portid: its port id
- * @queues: mask of hardware queues, 0: as the driver likes
  * @noio: to be given to sbd_sock_bound()
  * @why: what is wrong, when an error is returned
  *
@@ -518,12 +555,13 @@ static struct sbd_sock *new_sock(struct sbd_drive *d, struct sock *sk,
  * send its answer before the first request arrives.
  *
  * Return: the socket, a reference that belongs to sbd_sock_bound(), or
- * -EKEYREJECTED, -EBUSY, -ENOBUFS, -EINVAL, -ENOMEM.
+ * -EKEYREJECTED, -EBUSY, -ENOBUFS, -EINVAL, -EFAULT, -ENOSPC, -ENOMEM.
  */
-struct sbd_sock *sbd_sock_bind(const u8 *key, struct sock *sk, u32 portid,
-			       u64 queues, unsigned int *noio,
+struct sbd_sock *sbd_sock_bind(const struct sbd_bind *b, struct sock *sk,
+			       u32 portid, unsigned int *noio,
 			       const char **why)
 {
+	struct sbd_bufs *bufs = NULL;
 	struct sbd_sock *s;
 	struct sbd_drive *d;
 	int place;
@@ -534,16 +572,25 @@ struct sbd_sock *sbd_sock_bind(const u8 *key, struct sock *sk, u32 portid,
 		*why = "this socket is bound already";
 		return ERR_PTR(-EBUSY);
 	}
-	d = drive_of_key(key);
+	d = drive_of_key(b->key);
 	if (!d)
 		goto no_key;
+	if (b->buffer_len) {
+		bufs = sbd_bufs_pin(b->buffer_addr, b->buffer_len, why);
+		if (IS_ERR(bufs)) {
+			sbd_drive_put(d);
+			return ERR_CAST(bufs);
+		}
+	}
 	*noio = sbd_ctl_lock(d);
-	s = new_sock(d, sk, portid, queues, why);
-	if (IS_ERR(s))
+	s = new_sock(d, b, bufs, sk, portid, why);
+	if (IS_ERR(s)) {
+		sbd_bufs_unpin(bufs);
 		goto unlock;
+	}
 
 	spin_lock(&d->lock);
-	place = find_key(d, key);
+	place = find_key(d, b->key);
 	if (place >= 0) {
 		d->helper.nr_keys--;
 		memmove(d->helper.keys[place],
@@ -592,6 +639,7 @@ void sbd_sock_bound(struct sbd_sock *s, unsigned int noio, bool go)
 		rebalance(d);
 		sbd_queue_clock(d);
 		spin_unlock(&d->lock);
+		sbd_queue_send_batches(d);
 		sbd_queue_requeue_held(d);
 	} else {
 		unpublish(s);

@@ -139,9 +139,12 @@ sbd_detach_policy[SPICEBD_A_HELPER_INDEX + 1] = {
 	[SPICEBD_A_HELPER_INDEX] = SBD_INDEX_POLICY,
 };
 
-static const struct nla_policy sbd_bind_policy[SPICEBD_A_HELPER_QUEUES + 1] = {
+static const struct nla_policy
+sbd_bind_policy[SPICEBD_A_HELPER_BUFFER_LEN + 1] = {
 	[SPICEBD_A_HELPER_KEY] = NLA_POLICY_EXACT_LEN(SPICEBD_KEY_LEN),
 	[SPICEBD_A_HELPER_QUEUES] = { .type = NLA_U64 },
+	[SPICEBD_A_HELPER_BUFFER_ADDR] = { .type = NLA_U64 },
+	[SPICEBD_A_HELPER_BUFFER_LEN] = { .type = NLA_U64 },
 };
 
 static const struct nla_policy sbd_link_policy[SPICEBD_A_HELPER_LINK + 1] = {
@@ -162,6 +165,14 @@ static const struct nla_policy sbd_complete_policy[SPICEBD_A_IO_ERROR + 1] = {
 	[SPICEBD_A_IO_DATA] =
 		NLA_POLICY_FULL_RANGE(NLA_BINARY, &sbd_piece_range),
 	[SPICEBD_A_IO_ERROR] = { .type = NLA_U32 },
+};
+
+static const struct nla_policy
+sbd_answers_policy[SPICEBD_A_IO_ANSWERS + 1] = {
+	[SPICEBD_A_IO_ANSWERS] =
+		NLA_POLICY_RANGE(NLA_BINARY, sizeof(struct spicebd_io_answer),
+				 SPICEBD_BATCH_MAX *
+				 sizeof(struct spicebd_io_answer)),
 };
 
 /* Says why, and passes the error on. */
@@ -653,17 +664,29 @@ static int reply_bind(struct genl_info *info, const struct sbd_sock *s)
 
 static int sbd_queue_bind_doit(struct sk_buff *skb, struct genl_info *info)
 {
-	struct nlattr *key = info->attrs[SPICEBD_A_HELPER_KEY];
-	struct nlattr *queues = info->attrs[SPICEBD_A_HELPER_QUEUES];
+	struct nlattr **attrs = info->attrs;
 	const char *why = NULL;
+	struct sbd_bind b = {};
 	struct sbd_sock *s;
 	unsigned int noio;
 	int ret;
 
-	if (!key)
+	if (!attrs[SPICEBD_A_HELPER_KEY])
 		return missing(info, "no key");
-	s = sbd_sock_bind(nla_data(key), NETLINK_CB(skb).sk, info->snd_portid,
-			  queues ? nla_get_u64(queues) : 0, &noio, &why);
+	if (!attrs[SPICEBD_A_HELPER_BUFFER_ADDR] !=
+	    !attrs[SPICEBD_A_HELPER_BUFFER_LEN])
+		return missing(info, "a buffer needs address and length");
+	b.key = nla_data(attrs[SPICEBD_A_HELPER_KEY]);
+	if (attrs[SPICEBD_A_HELPER_QUEUES])
+		b.queues = nla_get_u64(attrs[SPICEBD_A_HELPER_QUEUES]);
+	if (attrs[SPICEBD_A_HELPER_BUFFER_ADDR]) {
+		b.buffer_addr = nla_get_u64(attrs[SPICEBD_A_HELPER_BUFFER_ADDR]);
+		b.buffer_len = nla_get_u64(attrs[SPICEBD_A_HELPER_BUFFER_LEN]);
+		if (!b.buffer_len)
+			return missing(info, "a buffer of no length");
+	}
+	s = sbd_sock_bind(&b, NETLINK_CB(skb).sk, info->snd_portid, &noio,
+			  &why);
 	if (IS_ERR(s))
 		return say(info, PTR_ERR(s), why);
 	ret = reply_bind(info, s);
@@ -908,6 +931,25 @@ static int sbd_io_complete_doit(struct sk_buff *skb, struct genl_info *info)
 	return say(info, ret, why);
 }
 
+static int sbd_io_answers_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	struct nlattr *list = info->attrs[SPICEBD_A_IO_ANSWERS];
+	const char *why = NULL;
+	struct sbd_sock *s;
+	int ret;
+
+	s = bound_sock(skb, info);
+	if (!s)
+		return -ENOTCONN;
+	if (!list || nla_len(list) % sizeof(struct spicebd_io_answer))
+		ret = missing(info, "no whole answers");
+	else
+		ret = sbd_queue_answers(s, nla_data(list), nla_len(list) /
+					sizeof(struct spicebd_io_answer), &why);
+	sbd_sock_put(s);
+	return say(info, ret, why);
+}
+
 #define SBD_OP(_cmd, _doit, _policy)					\
 	{								\
 		.cmd = SPICEBD_CMD_##_cmd,				\
@@ -942,6 +984,7 @@ static const struct genl_ops sbd_ops[] = {
 	SBD_OP(IO_COMPLETE, sbd_io_complete_doit, sbd_complete_policy),
 	SBD_OP(LOCK, sbd_lock_doit, sbd_index_policy),
 	SBD_OP(UNLOCK, sbd_unlock_doit, sbd_force_policy),
+	SBD_OP(IO_ANSWERS, sbd_io_answers_doit, sbd_answers_policy),
 };
 
 static const struct genl_multicast_group sbd_groups[] = {

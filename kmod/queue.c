@@ -105,6 +105,8 @@ static unsigned long drop_out(struct sbd_sock *s, struct sbd_io *io)
 	io->state = SBD_IO_IDLE;
 	s->nr_out--;
 	s->bytes -= io->cost;
+	if (s->bufs)
+		sbd_bufs_put(s->bufs, &io->part);
 	s->waiting = 0;
 	return waiting;
 }
@@ -121,6 +123,8 @@ static void drop_out_early(struct sbd_sock *s, struct sbd_io *io)
 	owed = list_first_entry(&s->owed_free, struct sbd_owed, node);
 	owed->cookie = io->cookie;
 	owed->cost = io->cost;
+	owed->part = io->part;
+	io->part.nr = 0;
 	list_move_tail(&owed->node, &s->owed);
 	s->nr_owed++;
 	list_del(&io->node);
@@ -167,36 +171,44 @@ static bool credit_for(const struct sbd_sock *s, u32 cost)
 		cost <= s->max_bytes - s->bytes);
 }
 
-/* IDLE -> OUT. Return: as hold_io(), or -ENOBUFS without credit. */
-static int file_out(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
-		    struct sbd_io *io)
+/* sock->lock held. Return: as hold_io(), or -ENOBUFS without credit. */
+static int may_file(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
+		    const struct sbd_io *io)
+{
+	if (s->dead)
+		return -EAGAIN;
+	if (!may_pass(d, blk_mq_rq_to_pdu(io->rq)))
+		return -EIO;
+	if (credit_for(s, io->cost))
+		return 0;
+	__set_bit(queue, &s->waiting);
+	return -ENOBUFS;
+}
+
+/* IDLE -> OUT, sock->lock held. */
+static void file_out(struct sbd_drive *d, struct sbd_sock *s,
+		     struct sbd_io *io)
 {
 	struct sbd_pdu *pdu = blk_mq_rq_to_pdu(io->rq);
-	int ret = 0;
 
-	spin_lock(&s->lock);
-	if (s->dead) {
-		ret = -EAGAIN;
-	} else if (!may_pass(d, pdu)) {
-		ret = -EIO;
-	} else if (!credit_for(s, io->cost)) {
-		__set_bit(queue, &s->waiting);
-		ret = -ENOBUFS;
-	} else {
-		s->nr_out++;
-		s->bytes += io->cost;
-		io->sock = s;
-		io->got = 0;
-		io->fate = SBD_FATE_NONE;
-		io->sent = jiffies;
-		io->state = SBD_IO_OUT;
-		list_add_tail(&io->node, &s->out);
-		if (pdu->was_out)
-			sbd_stats_add(d, SPICEBD_A_STATS_RESENT, 1);
-		pdu->was_out = true;
-	}
-	spin_unlock(&s->lock);
-	return ret;
+	s->nr_out++;
+	s->bytes += io->cost;
+	io->sock = s;
+	io->got = 0;
+	io->fate = SBD_FATE_NONE;
+	io->sent = jiffies;
+	io->state = SBD_IO_OUT;
+	list_add_tail(&io->node, &s->out);
+	if (pdu->was_out)
+		sbd_stats_add(d, SPICEBD_A_STATS_RESENT, 1);
+	pdu->was_out = true;
+}
+
+static void name_io(struct sbd_sock *s, u32 queue, struct sbd_io *io)
+{
+	io->sequence++;
+	io->cookie = (u64)(io->sequence ^ s->salt) << 32 | queue << 16 |
+		     io->rq->tag;
 }
 
 /* Would it find credit now? Saves copying a payload in vain. */
@@ -212,6 +224,7 @@ static bool has_credit(struct sbd_sock *s, u32 queue, u32 cost)
 	return ret;
 }
 
+/* With the payload in messages. */
 static int give_out(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		    struct sbd_io *io)
 {
@@ -223,19 +236,125 @@ static int give_out(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 	if (!has_credit(s, queue, io->cost))
 		return -ENOBUFS;
 
-	io->sequence++;
-	io->cookie = (u64)(io->sequence ^ s->salt) << 32 | queue << 16 |
-		     rq->tag;
+	name_io(s, queue, io);
 	__skb_queue_head_init(&messages);
 	ret = sbd_wire_build(d, s, queue, rq, io, &messages);
 	if (ret)
 		return ret;
 	trace_spicebd_dispatch(d, rq, io->op, io->cookie);
-	ret = file_out(d, s, queue, io);
+	spin_lock(&s->lock);
+	ret = may_file(d, s, queue, io);
+	if (!ret)
+		file_out(d, s, io);
+	spin_unlock(&s->lock);
 	if (ret)
 		__skb_queue_purge(&messages);
 	else
 		sbd_wire_send(s, &messages);	/* it may end from here on */
+	return ret;
+}
+
+static bool moves_data(u32 op)
+{
+	return op == SPICEBD_OP_READ || op == SPICEBD_OP_WRITE;
+}
+
+/* Room in registered memory, before the payload is copied there. */
+static int reserve(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
+		   struct sbd_io *io)
+{
+	int ret;
+
+	spin_lock(&s->lock);
+	ret = may_file(d, s, queue, io);
+	if (!ret && moves_data(io->op)) {
+		ret = sbd_bufs_get(s->bufs, io->length, &io->part);
+		if (ret)
+			__set_bit(queue, &s->waiting);
+	}
+	spin_unlock(&s->lock);
+	return ret;
+}
+
+/* Sends what waits to be sent together. */
+static void send_batch(struct sbd_sock *s)
+{
+	struct sk_buff *batch;
+
+	if (!READ_ONCE(s->batch))
+		return;
+	spin_lock(&s->lock);
+	batch = s->batch;
+	s->batch = NULL;
+	spin_unlock(&s->lock);
+	if (batch)
+		sbd_wire_batch_send(s, batch);
+}
+
+/*
+ * IDLE -> OUT, into the batch. Return: as may_file(), or -ENOMEM; on an error
+ * its room is given back.
+ *
+ * A request in the batch is out like any other: it may be ended or taken back
+ * before the helper has heard of it, whose answer is then refused, or owed.
+ */
+static int file_batched(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
+			struct sbd_io *io, bool last)
+{
+	struct sk_buff *fresh = NULL, *full = NULL;
+	int ret;
+
+	spin_lock(&s->lock);
+	if (!s->batch) {
+		spin_unlock(&s->lock);
+		fresh = sbd_wire_batch(s);
+		spin_lock(&s->lock);
+	}
+	ret = may_file(d, s, queue, io);
+	if (!ret && !s->batch) {
+		s->batch = fresh;
+		s->nr_batch = 0;
+		fresh = NULL;
+		ret = s->batch ? 0 : -ENOMEM;
+	}
+	if (ret) {
+		sbd_bufs_put(s->bufs, &io->part);
+	} else {
+		file_out(d, s, io);
+		sbd_wire_batch_add(s->batch, s->nr_batch++, io->rq, io, queue);
+		if (last || s->nr_batch == SPICEBD_BATCH_MAX) {
+			full = s->batch;
+			s->batch = NULL;
+		}
+	}
+	spin_unlock(&s->lock);
+	kfree_skb(fresh);
+	if (full)
+		sbd_wire_batch_send(s, full);
+	return ret;
+}
+
+/* With the payload in registered memory. */
+static int give_out_batched(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
+			    struct sbd_io *io, bool last)
+{
+	int ret;
+
+	io->cost = sbd_wire_batch_cost();
+	ret = reserve(d, s, queue, io);
+	if (ret)
+		return ret;
+	if (io->op == SPICEBD_OP_WRITE)
+		sbd_bufs_copy(s->bufs, &io->part, io->rq, true);
+	name_io(s, queue, io);
+	trace_spicebd_dispatch(d, io->rq, io->op, io->cookie);
+	ret = file_batched(d, s, queue, io, last);
+	/*
+	 * sbd_commit_rqs() looks at the queue's socket of then. Whoever changes
+	 * it sends all batches afterwards; what is added after that is sent here.
+	 */
+	if (!ret && !last && rcu_access_pointer(d->queues[queue].sock) != s)
+		send_batch(s);
 	return ret;
 }
 
@@ -275,7 +394,12 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 		}
 		s = queue_sock(&d->queues[queue]);
 		if (s) {
-			ret = give_out(d, s, queue, io);
+			ret = s->bufs ?
+			      give_out_batched(d, s, queue, io, bd->last) :
+			      give_out(d, s, queue, io);
+			/* The last one may have ended without being sent. */
+			if (ret && bd->last)
+				send_batch(s);
 			sbd_sock_put(s);
 		} else {
 			ret = hold_io(d, io);
@@ -294,6 +418,21 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 		end_io(d, rq, op, BLK_STS_IOERR);
 		return BLK_STS_OK;
 	}
+}
+
+/* No more requests follow the ones that came with bd->last not set. */
+static void sbd_commit_rqs(struct blk_mq_hw_ctx *hctx)
+{
+	struct sbd_drive *d = hctx->queue->queuedata;
+	struct sbd_sock *s = queue_sock(&d->queues[hctx->queue_num]);
+	unsigned int noio;
+
+	if (!s)
+		return;
+	noio = memalloc_noio_save();
+	send_batch(s);
+	memalloc_noio_restore(noio);
+	sbd_sock_put(s);
 }
 
 /*
@@ -354,6 +493,7 @@ static int sbd_init_hctx(struct blk_mq_hw_ctx *hctx, void *data,
 
 const struct blk_mq_ops sbd_mq_ops = {
 	.queue_rq = sbd_queue_rq,
+	.commit_rqs = sbd_commit_rqs,
 	.complete = sbd_complete_rq,
 	.timeout = sbd_timeout,
 	.init_hctx = sbd_init_hctx,
@@ -430,6 +570,21 @@ void sbd_queue_requeue_held(struct sbd_drive *d)
 		blk_mq_requeue_request(io->rq, false);
 	blk_mq_kick_requeue_list(d->disk->queue);
 	blk_mq_run_hw_queues(d->disk->queue, true);
+}
+
+/**
+ * sbd_queue_send_batches - send what the sockets have not sent yet
+ * @d: the drive
+ *
+ * Context: process, drive->ctl held; after the table of sockets was changed.
+ */
+void sbd_queue_send_batches(struct sbd_drive *d)
+{
+	struct sbd_sock *s;
+
+	/* Only holders of drive->ctl change the list. */
+	list_for_each_entry(s, &d->socks, node)
+		send_batch(s);
 }
 
 /**
@@ -575,6 +730,8 @@ static struct sbd_io *find_io(struct sbd_sock *s, u64 cookie, bool last,
 			s->nr_owed--;
 			s->nr_out--;
 			s->bytes -= owed->cost;
+			if (s->bufs)
+				sbd_bufs_put(s->bufs, &owed->part);
 			*waiting = s->waiting;
 			s->waiting = 0;
 		}
@@ -683,6 +840,11 @@ int sbd_queue_data(struct sbd_sock *s, u64 cookie, u32 offset,
 	bool ours = true;
 	int ret = 0;
 
+	if (s->bufs) {
+		*why = "payload goes through the registered memory";
+		refuse(s, *why);
+		return -EINVAL;
+	}
 	spin_lock(&s->lock);
 	io = find_io(s, cookie, false, &waiting, why);
 	if (IS_ERR(io))
@@ -729,6 +891,11 @@ int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 	int ret = 0;
 	u32 op = 0;
 
+	if (s->bufs) {
+		*why = "a socket with registered memory answers in lists";
+		refuse(s, *why);
+		return -EINVAL;
+	}
 	spin_lock(&s->lock);
 	io = find_io(s, cookie, true, &waiting, why);
 	if (IS_ERR(io)) {
@@ -766,4 +933,91 @@ int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 		end_io(d, rq, op, reply_status(error));
 	run_waiting(d, waiting);
 	return 0;
+}
+
+/*
+ * Copies a read's payload out of registered memory; sock->lock held, dropped,
+ * and taken again. The request is BUSY meanwhile; since it is answered, nothing
+ * that was wished of it then matters.
+ */
+static void take_payload(struct sbd_sock *s, struct sbd_io *io)
+	__must_hold(&s->lock)
+{
+	io->state = SBD_IO_BUSY;
+	spin_unlock(&s->lock);
+	sbd_bufs_copy(s->bufs, &io->part, io->rq, false);
+	spin_lock(&s->lock);
+	io->fate = SBD_FATE_NONE;
+	io->state = SBD_IO_OUT;
+}
+
+static int take_answer(struct sbd_sock *s, u64 cookie, u32 error,
+		       unsigned long *waiting, const char **why)
+{
+	struct request *rq = NULL;
+	unsigned long freed = 0;
+	struct sbd_io *io;
+	u32 op = 0;
+
+	spin_lock(&s->lock);
+	io = find_io(s, cookie, true, &freed, why);
+	if (!IS_ERR(io))
+		WRITE_ONCE(s->last_answer, jiffies);
+	if (!IS_ERR_OR_NULL(io)) {
+		if (io->op == SPICEBD_OP_READ && !error)
+			take_payload(s, io);
+		rq = io->rq;
+		op = io->op;
+		freed = drop_out(s, io);
+	}
+	spin_unlock(&s->lock);
+
+	*waiting |= freed;
+	if (IS_ERR(io)) {
+		refuse(s, *why);
+		return PTR_ERR(io);
+	}
+	if (rq)
+		end_io(s->drive, rq, op, reply_status(error));
+	return 0;
+}
+
+/**
+ * sbd_queue_answers - take the answers to requests with registered memory
+ * @s: the bound socket they came on
+ * @list: the answers, perhaps not aligned
+ * @nr: how many
+ * @why: what is wrong with the first that is refused
+ *
+ * Context: the helper's sendmsg().
+ *
+ * Return: 0, or the error of the first that was refused: -ENOENT, -EBUSY,
+ * -EINVAL, -ENOTCONN. All are looked at, each refusal is counted.
+ */
+int sbd_queue_answers(struct sbd_sock *s, const struct spicebd_io_answer *list,
+		      u32 nr, const char **why)
+{
+	unsigned long waiting = 0;
+	int first = 0;
+	u32 i;
+
+	if (!s->bufs) {
+		*why = "this socket has registered no memory";
+		refuse(s, *why);
+		return -EINVAL;
+	}
+	for (i = 0; i < nr; i++) {
+		const char *reason = NULL;
+		struct spicebd_io_answer a;
+		int ret;
+
+		memcpy(&a, list + i, sizeof(a));
+		ret = take_answer(s, a.cookie, a.error, &waiting, &reason);
+		if (ret && !first) {
+			first = ret;
+			*why = reason;
+		}
+	}
+	run_waiting(s->drive, waiting);
+	return first;
 }

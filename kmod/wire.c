@@ -60,6 +60,18 @@ u32 sbd_wire_cost(u32 op, u32 length)
 	       (rest ? message_cost(rest) : 0);
 }
 
+/* A list of requests with registered memory: the attribute's payload. */
+#define SBD_WIRE_LIST	(SPICEBD_BATCH_MAX * sizeof(struct spicebd_io_request))
+
+/**
+ * sbd_wire_batch_cost - what a request with registered memory takes of a
+ *	receive buffer at most: a message of its own
+ */
+u32 sbd_wire_batch_cost(void)
+{
+	return message_cost(SBD_WIRE_LIST);
+}
+
 /* Copies the next @len bytes from @skip bytes into the request. */
 static void copy_out(struct request *rq, u32 skip, u8 *to, u32 len)
 {
@@ -115,20 +127,31 @@ void sbd_wire_copy_in(struct request *rq, u32 offset, const void *data,
 	}
 }
 
-static int put_request(struct sk_buff *skb, struct request *rq,
-		       const struct sbd_io *io, u32 queue, u64 generation)
+static u64 request_offset(struct request *rq, const struct sbd_io *io)
 {
-	u64 offset = 0;
+	return io->op == SPICEBD_OP_FLUSH ? 0 :
+	       (u64)blk_rq_pos(rq) << SECTOR_SHIFT;
+}
+
+static u32 request_flags(struct request *rq, const struct sbd_io *io)
+{
 	u32 flags = 0;
 
-	if (io->op != SPICEBD_OP_FLUSH)
-		offset = (u64)blk_rq_pos(rq) << SECTOR_SHIFT;
 	if (io->op == SPICEBD_OP_WRITE || io->op == SPICEBD_OP_WRITE_ZEROES) {
 		if (rq->cmd_flags & REQ_FUA)
 			flags |= SPICEBD_IO_FUA;
 		if (rq->cmd_flags & REQ_NOUNMAP)
 			flags |= SPICEBD_IO_NO_UNMAP;
 	}
+	return flags;
+}
+
+static int put_request(struct sk_buff *skb, struct request *rq,
+		       const struct sbd_io *io, u32 queue, u64 generation)
+{
+	u64 offset = request_offset(rq, io);
+	u32 flags = request_flags(rq, io);
+
 	if (nla_put_u64_64bit(skb, SPICEBD_A_IO_COOKIE, io->cookie,
 			      SPICEBD_A_IO_PAD) ||
 	    nla_put_u32(skb, SPICEBD_A_IO_OP, io->op) ||
@@ -301,4 +324,84 @@ void sbd_wire_flush_work(struct work_struct *work)
 		consume_skb(skb);
 	}
 	memalloc_noio_restore(noio);
+}
+
+/**
+ * sbd_wire_batch - begin a message for several requests
+ * @s: socket it is for
+ *
+ * Context: process; memory reclaim must not start I/O.
+ *
+ * Return: the message, to be used up by sbd_wire_batch_send() or freed, or
+ * NULL.
+ */
+struct sk_buff *sbd_wire_batch(struct sbd_sock *s)
+{
+	struct sk_buff *skb;
+
+	skb = genlmsg_new(SBD_WIRE_ROOM + SBD_WIRE_LIST,
+			  GFP_NOIO | __GFP_NOWARN);
+	if (!skb)
+		return NULL;
+	if (!genlmsg_put(skb, s->portid, 0, &sbd_family, 0,
+			 SPICEBD_CMD_IO_REQUESTS) ||
+	    !nla_reserve(skb, SPICEBD_A_IO_REQUESTS, SBD_WIRE_LIST)) {
+		nlmsg_free(skb);
+		return NULL;
+	}
+	return skb;
+}
+
+static struct nlattr *batch_attr(struct sk_buff *skb)
+{
+	return genlmsg_data(nlmsg_data(nlmsg_hdr(skb)));
+}
+
+/**
+ * sbd_wire_batch_add - put a request into the message
+ * @skb: the message
+ * @n: requests in it
+ * @rq: the request
+ * @io: what the driver knows of it
+ * @queue: hardware queue it came from
+ *
+ * Context: sock->lock held.
+ */
+void sbd_wire_batch_add(struct sk_buff *skb, u32 n, struct request *rq,
+			const struct sbd_io *io, u32 queue)
+{
+	const struct sbd_pdu *pdu = blk_mq_rq_to_pdu(rq);
+	struct nlattr *attr = batch_attr(skb);
+	const struct spicebd_io_request r = {
+		.cookie = io->cookie,
+		.offset = request_offset(rq, io),
+		.generation = pdu->generation,
+		.length = io->length,
+		.buffer = io->part.nr ? io->part.first << PAGE_SHIFT : 0,
+		.queue = queue,
+		.op = io->op,
+		.flags = request_flags(rq, io),
+	};
+
+	memcpy(nla_data(attr) + n * sizeof(r), &r, sizeof(r));
+	attr->nla_len = nla_attr_size((n + 1) * sizeof(r));
+}
+
+/**
+ * sbd_wire_batch_send - send a message of several requests
+ * @s: to this socket
+ * @skb: the message, used up
+ *
+ * Context: process; no lock held. The requests may end at any time.
+ */
+void sbd_wire_batch_send(struct sbd_sock *s, struct sk_buff *skb)
+{
+	struct nlattr *attr = batch_attr(skb);
+	struct sk_buff_head messages;
+
+	skb_trim(skb, (u8 *)attr + attr->nla_len - skb->data);
+	nlmsg_end(skb, nlmsg_hdr(skb));
+	__skb_queue_head_init(&messages);
+	__skb_queue_tail(&messages, skb);
+	sbd_wire_send(s, &messages);
 }

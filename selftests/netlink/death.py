@@ -51,11 +51,11 @@ class Read(threading.Thread):
         os.close(fd)
 
 
-def killed_under_load():
+def killed_under_load(*options):
     with module("drives=disk", "queues=2"):
         store = "/tmp/spicebd-death"
         args = ("--drive", "0", "--size", "32M", "--file", store,
-                "--queues", "2")
+                "--queues", "2", *options)
         p = start(*args)
         settle()
         uevents = Uevents()
@@ -276,8 +276,12 @@ def processor_offline_while_held():
         h2.close()
 
 
-run(killed_under_load, held_then_resent, one_socket_of_two,
+TESTS = (
+    killed_under_load, held_then_resent, one_socket_of_two,
     reconnect_timeout_of_zero, reconnect_timeout_of_two_seconds,
     forced_eject_while_held, a_silent_helper_is_unbound,
     a_lost_link_stops_one_clock_and_starts_another,
     processor_offline_while_held)
+
+if __name__ == "__main__":
+    run(*TESTS)

@@ -12,7 +12,9 @@ As a program: serves one drive until it is killed.
 Nothing but Python's standard library, and root.
 """
 import argparse
+import ctypes
 import errno
+import mmap
 import os
 import select
 import signal
@@ -23,6 +25,7 @@ import sys
 import threading
 import time
 
+LIBC = ctypes.CDLL(None, use_errno=True)
 NETLINK_GENERIC = 16
 NETLINK_KOBJECT_UEVENT = 15
 SOL_NETLINK = 270
@@ -42,8 +45,8 @@ PIECE_MAX = 60 * 1024
 # enum spicebd_cmd
 (DRIVE_GET, DRIVE_NTF, MANAGE, DRIVE_ADD, DRIVE_SET, DRIVE_DEL, ATTACH, DETACH,
  KEY_NEW, QUEUE_BIND, LINK_REPORT, MEDIUM_INSERT, MEDIUM_REMOVE, TRAY_OPEN,
- TRAY_CLOSE, EJECT, IO_REQUEST, IO_DATA, IO_COMPLETE, LOCK,
- UNLOCK) = range(1, 22)
+ TRAY_CLOSE, EJECT, IO_REQUEST, IO_DATA, IO_COMPLETE, LOCK, UNLOCK,
+ IO_REQUESTS, IO_ANSWERS) = range(1, 24)
 # attributes of a drive
 (A_PAD, A_INDEX, A_NAME, A_MAJOR, A_MINOR, A_PERSONALITY, A_NR_QUEUES,
  A_QUEUE_DEPTH, A_MAX_IO, A_RECONNECT_TIMEOUT, A_STALL_TIMEOUT, A_TRAY,
@@ -58,10 +61,13 @@ STATS = ("reads writes flushes discards write_zeroes read_bytes write_bytes "
          "errors refused resent medium_changes").split()
 # of a helper
 (H_PAD, H_INDEX, H_NR_KEYS, H_KEY, H_QUEUES, H_CREDIT, H_CREDIT_BYTES,
- H_LINK) = range(1, 9)
+ H_LINK, H_BUFFER_ADDR, H_BUFFER_LEN) = range(1, 11)
 # of I/O
 (I_PAD, I_COOKIE, I_OP, I_FLAGS, I_OFFSET, I_LENGTH, I_QUEUE, I_DATA_OFFSET,
- I_DATA, I_ERROR, I_GENERATION) = range(1, 12)
+ I_DATA, I_ERROR, I_GENERATION, I_REQUESTS, I_ANSWERS) = range(1, 14)
+# struct spicebd_io_request, struct spicebd_io_answer
+REQUEST = struct.Struct("=QQQIIHBBI")
+ANSWER = struct.Struct("=QII")
 READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(5)
 CDROM, DISK = range(2)
 F_READ_ONLY, F_ROTATIONAL, F_FLUSH, F_FUA, F_DISCARD, F_WRITE_ZEROES = \
@@ -260,10 +266,13 @@ class Netlink:
         body = self.do(cmd, attr(H_INDEX, index) + attr(H_NR_KEYS, nr))[0]
         return [v for k, v in parse(body[4:]) if k == H_KEY]
 
-    def bind(self, key, queues=None):
+    def bind(self, key, queues=None, memory=None):
         attrs = attr(H_KEY, key)
         if queues is not None:
             attrs += u64(H_QUEUES, queues)
+        if memory is not None:
+            attrs += u64(H_BUFFER_ADDR, memory.addr)
+            attrs += u64(H_BUFFER_LEN, memory.size)
         # No ACK: requests may arrive as soon as the answer is there, so
         # before one.
         self.seq += 1
@@ -343,6 +352,18 @@ class Store:
             os.fdatasync(self.file)
 
 
+class Memory:
+    """Locked memory, to be registered."""
+
+    def __init__(self, size, lock=True):
+        self.size = size
+        self.map = mmap.mmap(-1, size)
+        self.addr = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        if lock and LIBC.mlock(ctypes.c_void_p(self.addr),
+                               ctypes.c_size_t(size)):
+            raise OSError(ctypes.get_errno(), "mlock")
+
+
 class Queue(threading.Thread):
     """One queue socket and the thread that serves it."""
 
@@ -350,7 +371,8 @@ class Queue(threading.Thread):
         super().__init__(daemon=True)
         self.helper = helper
         self.nl = Netlink(helper.rcvbuf)
-        answer = self.nl.bind(key, queues)
+        self.memory = Memory(helper.memory) if helper.memory else None
+        answer = self.nl.bind(key, queues, self.memory)
         self.credit = number(answer[H_CREDIT])
         self.credit_bytes = number(answer[H_CREDIT_BYTES])
         self.writes = {}
@@ -382,8 +404,15 @@ class Queue(threading.Thread):
             m + b"\0" * (-len(m) % 4) for m in messages))
 
     def complete(self, cookie, error=0, extra=b""):
+        if self.memory:
+            return self.answers((cookie, error))
         return message(self.nl.family, IO_COMPLETE, u64(I_COOKIE, cookie) +
                        (attr(I_ERROR, error) if error else b"") + extra)
+
+    def answers(self, *answers):
+        """Answers, with registered memory: (cookie, error) each."""
+        return message(self.nl.family, IO_ANSWERS, attr(
+            I_ANSWERS, b"".join(ANSWER.pack(c, e, 0) for c, e in answers)))
 
     def pieces(self, cookie, data, piece=PIECE_MAX):
         """A read's answer: all pieces but the last, then the completion."""
@@ -423,7 +452,25 @@ class Queue(threading.Thread):
                 elif kind == self.nl.family:
                     self.handle(body[0], dict(parse(body[4:])))
 
+    def requests(self, data):
+        """Requests whose payload is in registered memory."""
+        with self.helper.lock:
+            self.helper.batches.append(len(data) // REQUEST.size)
+        for r in REQUEST.iter_unpack(data):
+            io = dict(zip(("cookie", "offset", "generation", "length",
+                           "buffer", "queue", "op", "flags"), r))
+            assert io["buffer"] + (io["length"] if io["op"] in (READ, WRITE)
+                                   else 0) <= self.memory.size
+            io["data"] = b""
+            if io["op"] == WRITE:
+                io["data"] = self.memory.map[io["buffer"]:
+                                             io["buffer"] + io["length"]]
+            self.take(io)
+
     def handle(self, cmd, a):
+        if cmd == IO_REQUESTS:
+            self.requests(a[I_REQUESTS])
+            return
         cookie = number(a[I_COOKIE])
         if cmd == IO_REQUEST:
             io = {"cookie": cookie, "op": number(a[I_OP]),
@@ -441,6 +488,9 @@ class Queue(threading.Thread):
         if io["op"] == WRITE and len(io["data"]) < io["length"]:
             self.writes[cookie] = io
             return
+        self.take(io)
+
+    def take(self, io):
         with self.helper.lock:
             self.helper.seen += 1
             self.helper.log.append((io["op"], io["offset"], io["length"],
@@ -452,6 +502,10 @@ class Queue(threading.Thread):
         store = self.helper.store
         if io["offset"] + io["length"] > store.size:
             self.send(self.complete(io["cookie"], errno.EIO))
+        elif io["op"] == READ and self.memory:
+            self.memory.map[io["buffer"]:io["buffer"] + io["length"]] = \
+                store.read(io["offset"], io["length"])
+            self.send(self.complete(io["cookie"]))
         elif io["op"] == READ:
             data = store.read(io["offset"], io["length"])
             for m in self.pieces(io["cookie"], data):
@@ -469,9 +523,14 @@ class Queue(threading.Thread):
 class Helper:
     """Serves one drive."""
 
+    # Bytes that each queue registers; 0: payload in messages.
+    MEMORY = 0
+
     def __init__(self, index, size=64 << 20, path=None, queues=1,
-                 rcvbuf=32 << 20, store=None):
+                 rcvbuf=32 << 20, store=None, memory=None):
         self.index = index
+        self.memory = self.MEMORY if memory is None else memory
+        self.batches = []
         self.store = store or Store(size, path)
         self.rcvbuf = rcvbuf
         self.behave = Queue.serve
@@ -642,6 +701,8 @@ def main():
     p.add_argument("--read-only", action="store_true")
     p.add_argument("--queues", type=int, default=1)
     p.add_argument("--block-size", type=int, default=0)
+    p.add_argument("--memory", type=bytes_of, default=0,
+                   help="register that much for each queue")
     p.add_argument("--no-insert", action="store_true",
                    help="serve the medium that is in the drive")
     p.add_argument("--misbehave", metavar="HOW",
@@ -651,7 +712,7 @@ def main():
     a = p.parse_args()
     if a.file and os.path.exists(a.file):
         a.size = os.stat(a.file).st_size
-    h = Helper(a.drive, a.size, a.file, a.queues)
+    h = Helper(a.drive, a.size, a.file, a.queues, memory=a.memory)
     if not a.no_insert:
         kw = {"block_size": a.block_size} if a.block_size else {}
         h.insert(F_READ_ONLY if a.read_only else

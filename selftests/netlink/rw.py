@@ -190,9 +190,13 @@ def a_completion_that_closes_the_drive():
         h.close()
 
 
-run(direct_random_writes_of_odd_sizes, buffered, several_queues_and_sockets,
-    more_queues_than_sockets, credit_for_one_large_request, depth_one,
-    requests_of_4_kib, requests_of_4_mib,
-    data_lands_where_it_belongs, flush_discard_and_zeroes,
-    a_medium_without_them_has_none, errors_of_the_helper_arrive,
-    a_completion_that_closes_the_drive)
+TESTS = (
+    direct_random_writes_of_odd_sizes, buffered,
+    several_queues_and_sockets, more_queues_than_sockets,
+    credit_for_one_large_request, depth_one, requests_of_4_kib,
+    requests_of_4_mib, data_lands_where_it_belongs,
+    flush_discard_and_zeroes, a_medium_without_them_has_none,
+    errors_of_the_helper_arrive, a_completion_that_closes_the_drive)
+
+if __name__ == "__main__":
+    run(*TESTS)

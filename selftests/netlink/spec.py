@@ -54,6 +54,14 @@ def header():
     return out
 
 
+def members(name):
+    """Members of a struct in the header."""
+    with open(TREE + "/uapi/linux/spicebd.h", encoding="utf-8") as f:
+        text = re.sub(r"/\*.*?\*/", "", f.read(), flags=re.S)
+    body = re.search(r"struct %s \{(.*?)\}" % name, text, flags=re.S)[1]
+    return [(n, t) for t, n in re.findall(r"__(\w+) (\w+);", body)]
+
+
 def upper(*parts):
     return "".join(parts).upper().replace("-", "_")
 
@@ -66,6 +74,11 @@ def header_and_spec():
         seen.add(name)
         same(h.get(name), value, name)
     for d in s["definitions"]:
+        if d["type"] == "struct":
+            same(members(d["name"].replace("-", "_")),
+                 [(m["name"].replace("-", "_"), m["type"]) for m in
+                  d["members"]], d["name"])
+            continue
         prefix = d["name-prefix"]
         if d["type"] == "const":
             is_same(upper(prefix, d["name"]), d["value"])

@@ -11,6 +11,8 @@
 #ifndef _UAPI_LINUX_SPICEBD_H
 #define _UAPI_LINUX_SPICEBD_H
 
+#include <linux/types.h>
+
 #define SPICEBD_FAMILY_NAME		"spicebd"
 #define SPICEBD_FAMILY_VERSION		1
 #define SPICEBD_MCGRP_EVENTS		"events"
@@ -34,6 +36,12 @@
  * 65531; 60 KiB keeps the whole message inside one 64 KiB allocation.
  */
 #define SPICEBD_PIECE_MAX		(60 * 1024)
+/*
+ * Memory that the queue sockets of a drive register, bytes, all together; and
+ * the requests or answers that one message carries at most.
+ */
+#define SPICEBD_MAX_BUFFER		(64 * 1024 * 1024)
+#define SPICEBD_BATCH_MAX		16
 /* One-use key by which a socket binds to a drive's queues, bytes. */
 #define SPICEBD_KEY_LEN			16
 /* Keys that one command hands out at most. */
@@ -242,6 +250,8 @@ enum {
 	SPICEBD_A_HELPER_CREDIT,		/* u32, requests the socket may have at once */
 	SPICEBD_A_HELPER_CREDIT_BYTES,		/* u32, of receive buffer these are sure of */
 	SPICEBD_A_HELPER_LINK,			/* u32, enum spicebd_link */
+	SPICEBD_A_HELPER_BUFFER_ADDR,		/* u64, of the caller, page aligned */
+	SPICEBD_A_HELPER_BUFFER_LEN,		/* u64, bytes, whole pages */
 
 	__SPICEBD_A_HELPER_MAX,
 	SPICEBD_A_HELPER_MAX = (__SPICEBD_A_HELPER_MAX - 1)
@@ -263,9 +273,51 @@ enum {
 	SPICEBD_A_IO_DATA,			/* binary, 1..SPICEBD_PIECE_MAX */
 	SPICEBD_A_IO_ERROR,			/* u32, errno value; 0 or absent: success */
 	SPICEBD_A_IO_GENERATION,		/* u64, medium the request is meant for */
+	SPICEBD_A_IO_REQUESTS,			/* struct spicebd_io_request, 1..SPICEBD_BATCH_MAX */
+	SPICEBD_A_IO_ANSWERS,			/* struct spicebd_io_answer, 1..SPICEBD_BATCH_MAX */
 
 	__SPICEBD_A_IO_MAX,
 	SPICEBD_A_IO_MAX = (__SPICEBD_A_IO_MAX - 1)
+};
+
+/**
+ * struct spicebd_io_request - a request whose payload is in registered memory
+ * @cookie: names the request
+ * @offset: bytes from the start of the medium
+ * @generation: medium the request is meant for
+ * @length: bytes
+ * @buffer: where in the registered memory its payload is, bytes; of a read:
+ *	has to be when it is answered
+ * @queue: hardware queue it came from
+ * @op: enum spicebd_op
+ * @flags: SPICEBD_IO_*
+ * @reserved: 0
+ *
+ * That part of the memory, @length bytes rounded up to whole pages, belongs to
+ * the helper until it answers the request.
+ */
+struct spicebd_io_request {
+	__u64 cookie;
+	__u64 offset;
+	__u64 generation;
+	__u32 length;
+	__u32 buffer;
+	__u16 queue;
+	__u8 op;
+	__u8 flags;
+	__u32 reserved;
+};
+
+/**
+ * struct spicebd_io_answer - the answer to a request
+ * @cookie: names the request
+ * @error: errno value, 0 for success
+ * @reserved: 0
+ */
+struct spicebd_io_answer {
+	__u64 cookie;
+	__u32 error;
+	__u32 reserved;
 };
 
 /**
@@ -298,6 +350,11 @@ enum {
  *	or it was used; -EBUSY: the socket is bound already.
  *	-ENOBUFS: the receive buffer does not hold one request of the drive's
  *	size: set SO_RCVBUFFORCE first.
+ *	With BUFFER_ADDR and BUFFER_LEN the socket registers that memory of the
+ *	caller: payload is copied from and to there, and requests come as
+ *	IO_REQUESTS. The memory must be present and writable (mlock() it), hold
+ *	the drive's largest request, and counts as locked by the caller until
+ *	the socket is closed. -EINVAL, -EFAULT, -ENOMEM.
  * @SPICEBD_CMD_LINK_REPORT: manager that attached. HELPER_INDEX, LINK.
  * @SPICEBD_CMD_MEDIUM_INSERT: manager that attached, with a queue bound. INDEX
  *	and MEDIUM (SIZE at least). Answers with GENERATION; the medium is
@@ -329,6 +386,11 @@ enum {
  * @SPICEBD_CMD_IO_COMPLETE: queue. COOKIE, ERROR; for a read the last piece may
  *	ride along as DATA_OFFSET and DATA. A successful read must have brought
  *	all its bytes.
+ * @SPICEBD_CMD_IO_REQUESTS: kernel to helper, on a socket with registered
+ *	memory: REQUESTS.
+ * @SPICEBD_CMD_IO_ANSWERS: queue, with registered memory: ANSWERS. A request is
+ *	taken as answered in full. One that is refused does not keep the others
+ *	from being taken; the error is that of the first refused.
  */
 enum spicebd_cmd {
 	SPICEBD_CMD_UNSPEC,
@@ -353,6 +415,8 @@ enum spicebd_cmd {
 	SPICEBD_CMD_IO_COMPLETE,
 	SPICEBD_CMD_LOCK,
 	SPICEBD_CMD_UNLOCK,
+	SPICEBD_CMD_IO_REQUESTS,
+	SPICEBD_CMD_IO_ANSWERS,
 
 	__SPICEBD_CMD_MAX,
 	SPICEBD_CMD_MAX = (__SPICEBD_CMD_MAX - 1)
