@@ -7,7 +7,7 @@ import os
 import socket
 import time
 
-from traylib import DISK, DRIVES, RUN, Bench, Qmp, Table, until
+from traylib import DISK, DRIVES, RUN, Bench, Qmp, Table, daemon_pid, until
 
 DRIVE = DRIVES[DISK]
 
@@ -67,8 +67,7 @@ def descriptors_do_not_grow(b):
     """Of what peers pass and never use, nothing stays when they go."""
     def fds():
         return len(os.listdir(f"/proc/{pid}/fd"))
-    with os.popen("pidof spicebdd") as p:
-        pid = p.read().split()[0]
+    pid = daemon_pid()
     before = fds()
     for _ in range(20):
         s = Qmp()

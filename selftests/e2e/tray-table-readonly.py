@@ -6,7 +6,7 @@ from traylib import Bench, Table
 from trayreadonly import add_rows, binds_by_mode, refuses_writes
 
 table = Table()
-table.add("a file's mode binds spicebdd", binds_by_mode)
+table.add("disk file: a file's mode binds spicebdd", binds_by_mode)
 add_rows(table, "file", "fd", "nbd")
 table.add("disk nbd: a server that refuses each write", refuses_writes)
 

@@ -64,6 +64,11 @@ def sh(command, check=True):
     return p.stdout
 
 
+def daemon_pid():
+    """Of spicebdd itself: it has a child that goes by a longer name."""
+    return int(sh("pgrep -x spicebdd"))
+
+
 # Rows
 
 
