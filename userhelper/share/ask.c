@@ -8,7 +8,7 @@
 
 #include "core.h"
 
-#define EJECT_WAIT_MS	10000
+#define EJECT_WAIT_MS	15000
 #define FORCE_WAIT_MS	1000
 #define CHANGE_WAIT_MS	30000	/* the new medium has to be read first */
 
