@@ -148,8 +148,6 @@ class Bench:
         ctl("insert", "spicebd1", f"{self.dir}/left.img")
         self.left = self.status("spicebd1")["generation"]
         self.reader = Reader("/dev/spicebd1", md5(f"{self.dir}/left.img"))
-        # What starting the program takes here, in an emulated machine.
-        self.start_s = min(timed(ctl, "status", "spicebd1") for _ in range(3))
         return self
 
     def media(self):
@@ -176,6 +174,15 @@ class Bench:
         return [f"share: {e}" for e in (self.share.events[-12:] if self.share else [])] + \
             sh("spicebdctl list", check=False).splitlines() + \
             sh("dmesg | tail -n 5", check=False).splitlines()
+
+    def quick(self, fn, *args):
+        """Takes less than a second, not counting what starting a program takes in
+        this emulated machine at this time."""
+        usual = timed(ctl, "status", "spicebd1")
+        took = timed(fn, *args)
+        usual = max(usual, timed(ctl, "status", "spicebd1"))
+        print(f"# {took * 1000:.0f} ms; a program that only asks takes {usual * 1000:.0f} ms")
+        assert took - usual < FORCE_S, "too long"
 
     # state
 
@@ -226,7 +233,7 @@ class Bench:
         try:
             if how == "mounted":
                 sh(f"mount {self.dev(pers)} {self.mnt}")
-            elif how == "locked" and pers == CDROM:
+            elif how == "door locked":
                 fcntl.ioctl(fd, CDROM_LOCKDOOR, 1)
             elif how == "locked":
                 ctl("lock", self.drive[pers])
@@ -238,13 +245,12 @@ class Bench:
                 os.close(fd)
             if how == "mounted":
                 sh(f"umount {self.mnt}", check=False)
+            elif how == "door locked":
+                self.unlock_door(pers)
             elif how == "locked":
-                self.unlock(pers)
+                ctl("unlock", self.drive[pers])
 
-    def unlock(self, pers):
-        if pers == DISK:
-            ctl("unlock", self.drive[pers])
-            return
+    def unlock_door(self, pers):
         fd = os.open(self.dev(pers), os.O_RDONLY | os.O_NONBLOCK)
         with contextlib.suppress(OSError):
             fcntl.ioctl(fd, CDROM_LOCKDOOR, 0)
@@ -303,8 +309,13 @@ def by_share(b, pers, force):
 ENDS = {"spicebdctl": by_ctl, "QMP": by_qmp, "CDROMEJECT": by_ioctl, "eject(1)": by_program,
         "the share's eject": by_share}
 
-# What the asker reads, by end and situation.
+# What the asker reads, by end and situation. "door locked" is what a program at
+# the drive does (CDROM_LOCKDOOR), "locked" what its administrator does.
 WORDS = {
+    ("spicebdctl", "door locked"): r"busy: .*locked",
+    ("QMP", "door locked"): r"locked",
+    ("CDROMEJECT", "door locked"): r"busy|in progress",
+    ("the share's eject", "door locked"): r"busy: drive \d+: .*locked",
     ("spicebdctl", "mounted"): r"busy: mounted on \S*/mnt",
     ("spicebdctl", "locked"): r"busy: .*locked",
     ("QMP", "mounted"): r"busy|locked",
@@ -352,12 +363,8 @@ def forced(b, pers, end, how):
     b.fill(pers)
     since = b.share.mark()
     with b.used(pers, how):
-        took = timed(ENDS[end], b, pers, True)
-        if end == "spicebdctl":
-            took -= b.start_s
+        b.quick(ENDS[end], b, pers, True)
         same(b.name(pers), None, "the medium, when the answer has come")
-        print(f"# {took * 1000:.0f} ms")
-        assert took < FORCE_S, f"{took:.2f} s"
         b.share.wait(since, "ejected", drive=int(b.drive[pers][7:]))
     b.undisturbed()
 
@@ -368,6 +375,14 @@ def program_unmounts(b, pers):
         by_program(b, pers, False)
         assert not os.path.ismount(b.mnt), "still mounted"
         b.out(pers)
+    b.undisturbed()
+
+
+def opens_door(b):
+    b.fill(CDROM)
+    with b.used(CDROM, "door locked"):
+        by_program(b, CDROM, False)
+        b.out(CDROM)
     b.undisturbed()
 
 
@@ -403,12 +418,12 @@ def change(b, pers, how):
             b.share.ask(line)
             b.stays(pers, new)
             assert b.status(b.drive[pers])["generation"] > before, "the generation"
-            assert old not in ctl("media").split(), "the old one is still offered"
+            until(lambda: old not in ctl("media").split(), "the old one is offered no more")
         else:
             text = refused(r"mounted on|locked", b.share.ask, line)
             print(f"# {text}")
             b.stays(pers, old)
-            assert new not in ctl("media").split(), "the new one is still offered"
+            until(lambda: new not in ctl("media").split(), "the new one is offered no more")
     b.undisturbed()
     if how == "unused":
         b.share.ask(f"remove {new}")
@@ -480,8 +495,7 @@ def stale(b):
     try:
         with open(f"{b.mnt}/dirty", "wb") as f:
             f.write(os.urandom(4 << 20))
-        took = timed(ctl, "eject", d, "--force") - b.start_s
-        assert took < FORCE_S, f"{took:.2f} s"
+        b.quick(ctl, "eject", d, "--force")
         same(b.status(d)["stale"], True, "stale")
         text = refused(r"old medium.* still .*mounted on", ctl, "insert", d, "spice:second.img",
                        "--read-write")
@@ -509,20 +523,24 @@ def reader_worked(b):
     same(b.status("spicebd1")["stats"]["errors"], 0, "errors of the medium left alone")
 
 
+HOW = {CDROM: ("mounted", "door locked", "locked"), DISK: ("mounted", "locked")}
+
+
 def main():
     t = Table()
+    t.add("cdrom: eject(1), door locked: opens it, as that of any drive", opens_door)
     for pers in (CDROM, DISK):
         for end in ENDS:
             t.add(f"{pers}: {end}, unused", unused, pers, end)
-            for how in ("mounted", "locked"):
+            for how in HOW[pers]:
                 if (end, how) in WORDS:
                     t.add(f"{pers}: {end}, {how}: refused", in_use, pers, end, how)
         t.add(f"{pers}: eject(1), mounted: unmounts first", program_unmounts, pers)
         t.add(f"{pers}: a refusal names mount and program", named, pers)
         for end in ("spicebdctl", "QMP", "the share's eject"):
-            for how in ("mounted", "locked"):
+            for how in HOW[pers]:
                 t.add(f"{pers}: {end}, {how}, by force: within a second", forced, pers, end, how)
-        for how in ("unused", "mounted", "locked"):
+        for how in ("unused", *HOW[pers]):
             t.add(f"{pers}: the share's change, {how}", change, pers, how)
         t.add(f"{pers}: the share's Ctrl-C, unused", ctrl_c, pers, "unused")
         t.add(f"{pers}: the share's Ctrl-C, mounted: waits 5 s and leaves", ctrl_c, pers, "mounted")

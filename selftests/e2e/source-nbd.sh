@@ -37,4 +37,17 @@ check "eject of the read-only one" spicebdctl eject "$dev"
 nbd_server "$work/odd" memory 10000001
 refused "a size that is no multiple of 512 is refused, nothing cut off" "multiple of 512" \
 	spicebdctl insert --disk "nbd+unix:///?socket=$work/odd"
+
+# Two neighbours' read-modify-writes could lose one: the filter has a lock for that.
+nbd_server "$work/4k" --filter=blocksize-policy memory 8M blocksize-minimum=4096 \
+	blocksize-preferred=4096 blocksize-maximum=1M blocksize-error-policy=error
+refused "a server of larger blocks is refused, and what helps is told" \
+	"smallest block is 4096 .*nbdkit.*--filter=blocksize nbd" \
+	spicebdctl insert --disk "nbd+unix:///?socket=$work/4k"
+nbd_server "$work/512" --filter=blocksize nbd "uri=nbd+unix:///?socket=$work/4k"
+dev=$(spicebdctl insert --disk --read-write "nbd+unix:///?socket=$work/512")
+equal "through nbdkit's filter it is taken" "$dev" /dev/spicebd1
+check "with blocks of 512 bytes, none of them lost" selftests/e2e/iomodel "$dev" --ops 60 \
+	--jobs 4 --max 65536 --direct
+check "eject" spicebdctl eject "$dev"
 done_testing

@@ -140,7 +140,8 @@ static int check_size(struct insert *in)
 				(unsigned long long)(p->size / block + 1) * block);
 	if (p->min_block > block)
 		return derr_set(&in->e, EINVAL, "the server's smallest block is %u bytes, the "
-				"drive's is %u: serve it through nbdkit --filter=blocksize",
+				"drive's is %u: put 'nbdkit -U SOCKET --filter=blocksize nbd URI' "
+				"before it, and insert nbd+unix:///?socket=SOCKET",
 				p->min_block, block);
 	return 0;
 }
