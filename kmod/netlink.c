@@ -570,11 +570,12 @@ fail:
 	return -EMSGSIZE;
 }
 
-static int sbd_attach_doit(struct sk_buff *skb, struct genl_info *info)
+static int answer_keys(struct sk_buff *skb, struct genl_info *info, u8 cmd)
 {
 	struct nlattr *nr_attr = info->attrs[SPICEBD_A_HELPER_NR_KEYS];
 	u32 nr = nr_attr ? nla_get_u32(nr_attr) : 1;
 	u8 keys[SPICEBD_MAX_KEYS][SPICEBD_KEY_LEN];
+	bool attach = cmd == SPICEBD_CMD_ATTACH;
 	struct sock *sk = NETLINK_CB(skb).sk;
 	struct sbd_drive *d;
 	int ret;
@@ -582,36 +583,30 @@ static int sbd_attach_doit(struct sk_buff *skb, struct genl_info *info)
 	d = helped_drive(skb, info);
 	if (IS_ERR(d))
 		return PTR_ERR(d);
-	ret = sbd_helper_attach(d, sk, info->snd_portid, nr, keys);
+	if (attach)
+		ret = sbd_helper_attach(d, sk, info->snd_portid, nr, keys);
+	else
+		ret = sbd_helper_new_keys(d, sk, nr, keys);
 	if (ret == -EBUSY)
 		say(info, ret, "a helper is attached to the drive");
 	if (!ret) {
-		ret = reply_keys(info, SPICEBD_CMD_ATTACH, d->index, nr, keys);
-		if (ret)
+		ret = reply_keys(info, cmd, d->index, nr, keys);
+		if (ret && attach)
 			sbd_helper_detach(d, sk);
 	}
 	memzero_explicit(keys, sizeof(keys));
 	sbd_drive_put(d);
-	return ret;
+	return not_attached(info, ret);
+}
+
+static int sbd_attach_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	return answer_keys(skb, info, SPICEBD_CMD_ATTACH);
 }
 
 static int sbd_key_new_doit(struct sk_buff *skb, struct genl_info *info)
 {
-	struct nlattr *nr_attr = info->attrs[SPICEBD_A_HELPER_NR_KEYS];
-	u32 nr = nr_attr ? nla_get_u32(nr_attr) : 1;
-	u8 keys[SPICEBD_MAX_KEYS][SPICEBD_KEY_LEN];
-	struct sbd_drive *d;
-	int ret;
-
-	d = helped_drive(skb, info);
-	if (IS_ERR(d))
-		return PTR_ERR(d);
-	ret = sbd_helper_new_keys(d, NETLINK_CB(skb).sk, nr, keys);
-	if (!ret)
-		ret = reply_keys(info, SPICEBD_CMD_KEY_NEW, d->index, nr, keys);
-	memzero_explicit(keys, sizeof(keys));
-	sbd_drive_put(d);
-	return not_attached(info, ret);
+	return answer_keys(skb, info, SPICEBD_CMD_KEY_NEW);
 }
 
 static int sbd_detach_doit(struct sk_buff *skb, struct genl_info *info)
@@ -891,9 +886,11 @@ static struct sbd_sock *bound_sock(struct sk_buff *skb,
 	return s;
 }
 
-static int sbd_io_data_doit(struct sk_buff *skb, struct genl_info *info)
+/* A piece of a read, or with last the end of a request. */
+static int take_reply(struct sk_buff *skb, struct genl_info *info, bool last)
 {
 	const char *why = NULL;
+	struct nlattr *error;
 	struct sbd_sock *s;
 	struct piece p;
 	int ret;
@@ -902,33 +899,30 @@ static int sbd_io_data_doit(struct sk_buff *skb, struct genl_info *info)
 	if (!s)
 		return -ENOTCONN;
 	ret = parse_piece(info, &p);
-	if (!ret && !p.data)
+	if (!ret && !last && !p.data)
 		ret = missing(info, "no data");
-	if (!ret)
+	if (!ret && last) {
+		/* A piece's policy, and so its attributes, end before this. */
+		error = info->attrs[SPICEBD_A_IO_ERROR];
+		ret = sbd_queue_complete(s, p.cookie,
+					 error ? nla_get_u32(error) : 0,
+					 p.offset, p.data, p.len, &why);
+	} else if (!ret) {
 		ret = sbd_queue_data(s, p.cookie, p.offset, p.data, p.len,
 				     &why);
+	}
 	sbd_sock_put(s);
 	return say(info, ret, why);
 }
 
+static int sbd_io_data_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	return take_reply(skb, info, false);
+}
+
 static int sbd_io_complete_doit(struct sk_buff *skb, struct genl_info *info)
 {
-	struct nlattr *error = info->attrs[SPICEBD_A_IO_ERROR];
-	const char *why = NULL;
-	struct sbd_sock *s;
-	struct piece p;
-	int ret;
-
-	s = bound_sock(skb, info);
-	if (!s)
-		return -ENOTCONN;
-	ret = parse_piece(info, &p);
-	if (!ret)
-		ret = sbd_queue_complete(s, p.cookie,
-					 error ? nla_get_u32(error) : 0,
-					 p.offset, p.data, p.len, &why);
-	sbd_sock_put(s);
-	return say(info, ret, why);
+	return take_reply(skb, info, true);
 }
 
 static int sbd_io_answers_doit(struct sk_buff *skb, struct genl_info *info)
