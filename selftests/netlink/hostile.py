@@ -86,10 +86,11 @@ def short_long_and_unknown_messages():
         h = Helper(0, 8 << 20)
         nl = h.ctl
         same(nl.fails(0), errno.EOPNOTSUPP, "command 0")
-        for cmd in (H.DRIVE_NTF, H.IO_REQUEST, 20, 200):
+        last = H.IO_ANSWERS
+        for cmd in (H.DRIVE_NTF, H.IO_REQUEST, H.IO_REQUESTS, last + 1, 200):
             same(nl.fails(cmd), errno.EOPNOTSUPP, "command %d" % cmd)
-        for cmd in range(1, 20):
-            if cmd in (MANAGE, H.DRIVE_NTF, H.IO_REQUEST):
+        for cmd in range(1, last + 1):
+            if cmd in (MANAGE, H.DRIVE_NTF, H.IO_REQUEST, H.IO_REQUESTS):
                 continue
             assert nl.fails(cmd), "command %d without attributes" % cmd
             assert nl.fails(cmd, attr(77, 1)), "unknown attribute"
@@ -170,8 +171,8 @@ assert M_ID not in nl.drive(0)["medium"], "the medium's id is shown"
 assert len(nl.drives()) == 1
 nl.subscribe()
 assert nl.fails(MANAGE) == errno.EPERM
-for cmd in range(4, 20):
-    if cmd in (IO_REQUEST,):
+for cmd in range(4, IO_ANSWERS + 1):
+    if cmd in (IO_REQUEST, IO_REQUESTS):
         continue
     for a in (attr(A_INDEX, 0), attr(A_PERSONALITY, 1)):
         assert nl.fails(cmd, a), cmd
