@@ -63,7 +63,8 @@ bool parse_u32(const char *text, uint32_t max, uint32_t *out);
 /* qmp_client.c */
 struct qmp;
 
-struct qmp *qmp_open(const char *path, int timeout_ms, struct fault *f);
+/* @who: "spicebdd", for complaints; a constant */
+struct qmp *qmp_open(const char *path, const char *who, int timeout_ms, struct fault *f);
 void qmp_close(struct qmp *q);
 int qmp_fd(const struct qmp *q);
 
@@ -143,6 +144,7 @@ int verb_status(const struct verb *v, int argc, char **argv);
 int verb_add(const struct verb *v, int argc, char **argv);
 int verb_del(const struct verb *v, int argc, char **argv);
 int verb_monitor(const struct verb *v, int argc, char **argv);
+int verb_qemu(const struct verb *v, int argc, char **argv);
 int verb_listen(const struct verb *v, int argc, char **argv);
 int verb_unlisten(const struct verb *v, int argc, char **argv);
 int verb_media(const struct verb *v, int argc, char **argv);

@@ -159,7 +159,7 @@ struct qmp *daemon_connect(enum daemon_how how, struct fault *f)
 		fault_set(f, EXIT_REFUSED, "the path of the run directory is too long");
 		return NULL;
 	}
-	q = qmp_open(path, how == DAEMON_MUST ? GREETING_MS : GREETING_ASK_MS, f);
+	q = qmp_open(path, "spicebdd", how == DAEMON_MUST ? GREETING_MS : GREETING_ASK_MS, f);
 	if (q || how != DAEMON_MUST || f->status != EXIT_NO_DAEMON)
 		return q;
 	if (!root && !strcmp(run_dir(), "/run/spicebd")) {
@@ -168,7 +168,7 @@ struct qmp *daemon_connect(enum daemon_how how, struct fault *f)
 	}
 	if (start_daemon(f) < 0)
 		return NULL;
-	return qmp_open(path, GREETING_MS, f);
+	return qmp_open(path, "spicebdd", GREETING_MS, f);
 }
 
 int supervisor_request(const char *text, int timeout_ms, struct fault *f)

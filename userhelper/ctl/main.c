@@ -130,6 +130,16 @@ COMMON_HELP DRIVE_HELP },
 "  --timeout S   end after S seconds; with --count and fewer events: status 4\n"
 "  --json        one object a line\n"
 "  --help        this text\n" },
+	{ "qemu", verb_qemu,
+"usage: spicebdctl qemu DRIVE --qmp SOCKET [--device ID]\n"
+"\n"
+"Lets the guest of a QEMU that has a CD drive of ours by host_cdrom know of each\n"
+"medium, which QEMU itself does not tell it, and of each wish to have it back.\n"
+"Runs until that QEMU ends. Documentation/under-qemu.rst says more.\n"
+"\n"
+"  --qmp SOCKET  of a QMP monitor of that QEMU\n"
+"  --device ID   its device (default: the one that uses DRIVE)\n"
+"  --help        this text\n" DRIVE_HELP },
 	{ "listen", verb_listen,
 "usage: spicebdctl listen [NAME] ADDRESS [options]\n"
 "\n"

@@ -15,14 +15,15 @@
 
 struct qmp {
 	int fd;
+	const char *who;	/* for complaints */
 	GString *in;		/* received, not yet a whole line */
 	GQueue *events;		/* of JsonObject */
 	guint64 id;
 };
 
-static void set_gone(struct fault *f)
+static void set_gone(const struct qmp *q, struct fault *f)
 {
-	fault_set(f, EXIT_REFUSED, "spicebdd ended the connection; its log says why");
+	fault_set(f, EXIT_REFUSED, "%s ended the connection; its log says why", q->who);
 }
 
 /* One line as an object; NULL with @f. @deadline: now_ms() clock. */
@@ -45,18 +46,19 @@ static JsonObject *read_object(struct qmp *q, long long deadline, struct fault *
 				o = json_node_dup_object(json_parser_get_root(parser));
 			g_string_erase(q->in, 0, len + 1);
 			if (!o)
-				fault_set(f, EXIT_REFUSED, "spicebdd answered with no JSON object");
+				fault_set(f, EXIT_REFUSED, "%s answered with no JSON object",
+					  q->who);
 			return o;
 		}
 		if (left <= 0 || poll(&p, 1, left > 1000000 ? 1000000 : left) == 0) {
-			fault_set(f, EXIT_TIMEOUT, "spicebdd does not answer in time");
+			fault_set(f, EXIT_TIMEOUT, "%s does not answer in time", q->who);
 			return NULL;
 		}
 		n = recv(q->fd, buf, sizeof(buf), MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			continue;
 		if (n <= 0 || q->in->len + n > LINE_MAX_BYTES) {
-			set_gone(f);
+			set_gone(q, f);
 			return NULL;
 		}
 		g_string_append_len(q->in, buf, n);
@@ -77,7 +79,7 @@ static bool send_line(struct qmp *q, JsonObject *o, int fd, struct fault *f)
 		ssize_t n = sock_send_fd(q->fd, text + done, len - done, done ? -1 : fd);
 
 		if (n < 0) {
-			set_gone(f);
+			set_gone(q, f);
 			return false;
 		}
 		done += n;
@@ -92,11 +94,14 @@ static void keep_event(struct qmp *q, JsonObject *o)
 	g_queue_push_tail(q->events, o);
 }
 
-static void set_error(struct fault *f, JsonObject *reply)
+static void set_error(const struct qmp *q, struct fault *f, JsonObject *reply)
 {
 	const char *desc = json_str(json_obj(reply, "error"), "desc", NULL);
 
-	fault_set(f, EXIT_REFUSED, "%s", desc ? desc : "spicebdd refused it and said no more");
+	if (desc)
+		fault_set(f, EXIT_REFUSED, "%s", desc);
+	else
+		fault_set(f, EXIT_REFUSED, "%s refused it and said no more", q->who);
 }
 
 JsonNode *qmp_call(struct qmp *q, const char *command, JsonObject *args, int fd,
@@ -126,7 +131,7 @@ JsonNode *qmp_call(struct qmp *q, const char *command, JsonObject *args, int fd,
 		if (json_object_has_member(o, "return"))
 			r = json_object_dup_member(o, "return");
 		else
-			set_error(f, o);
+			set_error(q, f, o);
 		json_object_unref(o);
 		return r;
 	}
@@ -170,14 +175,15 @@ static bool greet(struct qmp *q, int timeout_ms, struct fault *f)
 	if (!hello)
 		return false;
 	if (!json_object_has_member(hello, "QMP")) {
-		fault_set(f, EXIT_REFUSED, "what answers on the control socket is no QMP server");
+		fault_set(f, EXIT_REFUSED, "what answers in place of %s is no QMP server",
+			  q->who);
 		return false;
 	}
 	done = qmp_call(q, "qmp_capabilities", NULL, -1, timeout_ms, f);
 	return done != NULL;
 }
 
-struct qmp *qmp_open(const char *path, int timeout_ms, struct fault *f)
+struct qmp *qmp_open(const char *path, const char *who, int timeout_ms, struct fault *f)
 {
 	struct qmp *q;
 	int fd;
@@ -189,11 +195,12 @@ struct qmp *qmp_open(const char *path, int timeout_ms, struct fault *f)
 		if (st == EXIT_REFUSED)
 			fault_set(f, st, "not allowed to use %s; run it as root", path);
 		else
-			fault_set(f, st, "spicebdd does not run (%s: %s)", path, strerror(-fd));
+			fault_set(f, st, "%s does not run (%s: %s)", who, path, strerror(-fd));
 		return NULL;
 	}
 	q = g_new0(struct qmp, 1);
 	q->fd = fd;
+	q->who = who;
 	q->in = g_string_new(NULL);
 	q->events = g_queue_new();
 	if (greet(q, timeout_ms, f))
