@@ -20,6 +20,7 @@ import threading
 import time
 
 from traylib import CDROM, CDROM_LOCKDOOR, DISK, Qmp, Table, same, sh, until
+from helper import LOCK, UNLOCK, Netlink
 
 CDROMEJECT = 0x5309
 FORCE_S = 1.0
@@ -236,7 +237,7 @@ class Bench:
             elif how == "door locked":
                 fcntl.ioctl(fd, CDROM_LOCKDOOR, 1)
             elif how == "locked":
-                ctl("lock", self.drive[pers])
+                same(Netlink().verb(LOCK, int(self.drive[pers][7:])), 0, "lock")
             os.close(fd)
             fd = -1
             yield
@@ -248,7 +249,7 @@ class Bench:
             elif how == "door locked":
                 self.unlock_door(pers)
             elif how == "locked":
-                ctl("unlock", self.drive[pers])
+                Netlink().verb(UNLOCK, int(self.drive[pers][7:]))
 
     def unlock_door(self, pers):
         fd = os.open(self.dev(pers), os.O_RDONLY | os.O_NONBLOCK)

@@ -81,13 +81,16 @@ static uint32_t power_of_two(uint32_t v, uint32_t min, uint32_t max)
 
 void medium_for_kernel(const struct medium *m, struct kernel_medium *km)
 {
+	/* A CD has blocks of one size, whatever the server likes best. */
+	uint32_t least = drive_has_tray(m->drive) ? 2048 : 512;
+	uint32_t most = drive_has_tray(m->drive) ? 2048 : 4096;
 	const struct nbd_props *p = &m->props;
 
 	memset(km, 0, sizeof(*km));
 	memcpy(km->id, m->id, m->id_len);
 	km->id_len = m->id_len;
 	km->size = p->size;
-	km->block_size = power_of_two(MIN(p->pref_block, 4096), 512, 4096);
+	km->block_size = power_of_two(p->pref_block, least, most);
 	if (p->pref_block > km->block_size && p->pref_block <= m->drive->k.max_io)
 		km->io_opt = p->pref_block;
 	if (p->rotational)
