@@ -237,7 +237,7 @@ class Bench:
             elif how == "door locked":
                 fcntl.ioctl(fd, CDROM_LOCKDOOR, 1)
             elif how == "locked":
-                same(Netlink().verb(LOCK, int(self.drive[pers][7:])), 0, "lock")
+                same(Netlink().manage().verb(LOCK, int(self.drive[pers][7:])), 0, "lock")
             os.close(fd)
             fd = -1
             yield
@@ -249,7 +249,7 @@ class Bench:
             elif how == "door locked":
                 self.unlock_door(pers)
             elif how == "locked":
-                Netlink().verb(UNLOCK, int(self.drive[pers][7:]))
+                Netlink().manage().verb(UNLOCK, int(self.drive[pers][7:]))
 
     def unlock_door(self, pers):
         fd = os.open(self.dev(pers), os.O_RDONLY | os.O_NONBLOCK)
