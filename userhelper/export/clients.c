@@ -27,6 +27,7 @@
 
 #define FIRST_FD	10	/* below: where a child finds its own */
 #define PLUGIN		"nbdkit-spicebd-plugin.so"
+#define THREADS		"8"	/* each with a request of a client's in memory */
 
 static struct client *free_client(struct server *s)
 {
@@ -89,8 +90,8 @@ static int start(struct client *c, int child_ctl)
 	const char *nbdkit = secure_getenv("SPICEBD_NBDKIT");
 	char plugin[PATH_MAX + 64];
 	char *argv[] = {
-		(char *)(nbdkit && *nbdkit ? nbdkit : "nbdkit"), "--single", plugin,
-		"control=3", NULL,
+		(char *)(nbdkit && *nbdkit ? nbdkit : "nbdkit"), "--single",
+		"--threads=" THREADS, plugin, "control=3", NULL,
 	};
 
 	plugin_path(plugin, sizeof(plugin));

@@ -116,6 +116,9 @@ static int begin(struct server *s)
 	if (!s->job.max_clients)
 		s->job.max_clients = EXPORT_CLIENTS_MAX;
 	owner_send(s, EXPORT_EV_ANSWER, 0, 0, 0, 0, "");
+	/* Nobody wants it any more, and nobody will come to end it. */
+	if (s->owner < 0)
+		server_stop(s, 0);
 	return 0;
 }
 

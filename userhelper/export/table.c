@@ -88,7 +88,7 @@ static int add(struct server *s, const struct export_ctl *c, const char **why)
 	e->number = c->number;
 	e->flags = c->flags & (EXPORT_CTL_WRITABLE | EXPORT_CTL_WRITETHROUGH);
 	e->confirmed = true;
-	log_info("export '%s' is there", e->name);
+	log_info("export '%.100s' is there", e->name);
 	return 0;
 }
 
@@ -145,7 +145,7 @@ void exp_sync_end(struct server *s, uint32_t tag)
 		struct exp *e = &s->exports[i];
 
 		if (e->number && !e->removing && !e->confirmed) {
-			log_notice("export '%s' is unknown to spicebdd: it ends", e->name);
+			log_notice("export '%.100s' is unknown to spicebdd: it ends", e->name);
 			remove_hard(s, e);
 		}
 	}
@@ -168,7 +168,7 @@ void exps_settle(struct server *s)
 		}
 		if (!e->removing || users(s, e, true))
 			continue;
-		log_info("export '%s' is gone", e->name);
+		log_info("export '%.100s' is gone", e->name);
 		if (e->del_tag)
 			owner_send(s, EXPORT_EV_ANSWER, e->del_tag, e->number, 0, 0, "");
 		exp_free(e);

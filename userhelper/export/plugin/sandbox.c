@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -59,6 +60,11 @@ int sandbox_enter(void)
 	scmp_filter_ctx ctx;
 	int r;
 
+	/*
+	 * nbdkit --single asks for SIGTERM, and then waits for its client to
+	 * go. Whoever ends spicebd-export counts on nobody being left.
+	 */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
 		nbdkit_error("no new privileges: %m");
 		return -1;
