@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "fdset.h"
+#include "hex.h"
 #include "linkconf.h"
 #include "text.h"
 
@@ -122,6 +123,23 @@ struct source *source_parse(const char *text, const char *filename, struct derr 
 	return fd < 0 ? NULL : source_file_new(fd, filename ?: text, e);
 }
 
+static void set_store(const struct source *s, JsonObject *o)
+{
+	char hex[2 * sizeof(s->store) + 1];
+
+	hex_encode(s->store, s->store_len, hex);
+	json_object_set_string_member(o, "store", hex);
+}
+
+static void get_store(struct source *s, JsonObject *o)
+{
+	const char *hex = json_object_get_string_member_with_default(o, "store", "");
+	size_t len = strlen(hex) / 2;
+
+	if (len <= sizeof(s->store) && hex_decode(hex, s->store, len))
+		s->store_len = len;
+}
+
 JsonObject *source_to_state(struct source *s)
 {
 	JsonObject *o = json_object_new();
@@ -131,6 +149,7 @@ JsonObject *source_to_state(struct source *s)
 	json_object_set_string_member(o, "name", s->name ?: "");
 	json_object_set_boolean_member(o, "resend", s->resend);
 	json_object_set_boolean_member(o, "read-only", s->read_only);
+	set_store(s, o);
 	s->ops->save(s, o);
 	return o;
 }
@@ -155,6 +174,7 @@ struct source *source_from_state(JsonObject *o)
 	s->name = source_clean_name(json_object_get_string_member_with_default(o, "name", ""));
 	s->resend = json_object_get_boolean_member_with_default(o, "resend", FALSE);
 	s->read_only = json_object_get_boolean_member_with_default(o, "read-only", TRUE);
+	get_store(s, o);
 	if (s->ops->load(s, o) < 0) {
 		source_unref(s);
 		return NULL;

@@ -44,7 +44,7 @@ struct source_resume {
 };
 
 /*
- * open, resume and connect run in tasks and end by their deadlines; the rest is
+ * open, resume, connect and stream run in tasks and end by their deadlines; the rest is
  * the main thread's and does not wait.
  */
 struct source_ops {
@@ -58,6 +58,11 @@ struct source_ops {
 	int (*resume)(struct source *s, bool need_fence, struct source_resume *out,
 		      struct task *t, struct derr *e);
 	struct nbd_handle *(*connect)(struct source *s, struct task *t, struct derr *e);
+	/*
+	 * A connected socket of its server, with nothing said yet: for another
+	 * client than us. @name: out: of the export there, to be freed.
+	 */
+	int (*stream)(struct source *s, char **name, struct task *t, struct derr *e);
 	/* @text: for whoever is there, or NULL */
 	void (*notice)(struct source *s, enum source_notice what, const char *text);
 	/*
@@ -110,6 +115,8 @@ struct source {
 struct source *source_parse(const char *text, const char *filename, struct derr *e);
 
 struct source *source_nbd_new(const char *uri);
+/* Whether stream can work: over TLS there is nothing to hand on. */
+int source_nbd_check_plain(const struct source *s, struct derr *e);
 struct source *source_file_new(int fd, const char *filename, struct derr *e);
 struct source *source_spice_new(const char *link, const char *medium);
 /* By identity rather than by name. */

@@ -158,20 +158,27 @@ static int file_resume(struct source *s, bool need_fence, struct source_resume *
 	return 0;
 }
 
-static struct nbd_handle *file_connect(struct source *s, struct task *t, struct derr *e)
+static int file_stream(struct source *s, char **name, struct task *t, struct derr *e)
 {
 	struct source_file *f = file_of(s);
 	char path[108];
 	int fd;
 
 	if (!run_path(path, sizeof(path), "nbdkit/%s.sock", f->id))
-		return NULL;
+		return derr_set(e, ENAMETOOLONG, "the run directory's path is too long");
 	fd = sock_connect(path, SOCK_STREAM);
-	if (fd < 0) {
-		derr_set(e, -fd, "the file's server does not listen: %s", strerror(-fd));
-		return NULL;
-	}
-	return nbdconn_socket(fd, t, e);
+	if (fd < 0)
+		return derr_set(e, -fd, "the file's server does not listen: %s", strerror(-fd));
+	*name = g_strdup("");
+	return fd;
+}
+
+static struct nbd_handle *file_connect(struct source *s, struct task *t, struct derr *e)
+{
+	g_autofree char *name = NULL;
+	int fd = file_stream(s, &name, t, e);
+
+	return fd < 0 ? NULL : nbdconn_socket(fd, t, e);
 }
 
 static void file_notice(struct source *s, enum source_notice what, const char *text)
@@ -277,6 +284,7 @@ static const struct source_ops file_ops = {
 	.open = file_open,
 	.resume = file_resume,
 	.connect = file_connect,
+	.stream = file_stream,
 	.notice = file_notice,
 	.close = file_out,
 	.save = file_save,

@@ -207,16 +207,14 @@ static void ask(void *arg)
 	links_open_stream(l, o->id, a->open);
 }
 
-static struct nbd_handle *spice_connect(struct source *s, struct task *t, struct derr *e)
+static int spice_stream(struct source *s, char **name, struct task *t, struct derr *e)
 {
 	struct ask a = { .x = spice_of(s) };
-	struct nbd_handle *h = NULL;
-	int fd;
+	int r;
 
 	a.open = link_open_new(a.x->link, s->drive);
 	for (;;) {
 		uint64_t seq = change_seq();
-		int r;
 
 		if (!a.asked)
 			main_call(ask, &a);
@@ -227,15 +225,23 @@ static struct nbd_handle *spice_connect(struct source *s, struct task *t, struct
 			goto out;
 	}
 	if (a.open->error) {
-		derr_set(e, a.open->error, "Spice: %s", a.open->text);
+		r = derr_set(e, a.open->error, "Spice: %s", a.open->text);
 		goto out;
 	}
-	fd = a.open->fd;
+	r = a.open->fd;
 	a.open->fd = -1;
-	h = nbdconn_socket(fd, t, e);
+	*name = g_strdup("");
 out:
 	link_open_unref(a.open);
-	return h;
+	return r;
+}
+
+static struct nbd_handle *spice_connect(struct source *s, struct task *t, struct derr *e)
+{
+	g_autofree char *name = NULL;
+	int fd = spice_stream(s, &name, t, e);
+
+	return fd < 0 ? NULL : nbdconn_socket(fd, t, e);
 }
 
 /* Finding it again, on the main thread. */
@@ -416,6 +422,7 @@ static const struct source_ops spice_ops = {
 	.open = spice_open,
 	.resume = spice_resume,
 	.connect = spice_connect,
+	.stream = spice_stream,
 	.notice = spice_notice,
 	.close = spice_out,
 	.save = spice_save,
