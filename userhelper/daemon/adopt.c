@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "drive.h"
+#include "export.h"
 #include "log.h"
 #include "medium.h"
 #include "sock.h"
@@ -86,12 +87,13 @@ static bool in_use(const char *id)
 		if (used && !strcmp(used, id))
 			return true;
 	}
-	return false;
+	return exports_use_server(id);
 }
 
 void adopt_start(void)
 {
-	JsonArray *state = state_load();
+	JsonObject *server;
+	JsonArray *state = state_load(&server);
 	struct derr e;
 
 	for (struct drive *d = drive_first(); d; d = drive_next(d)) {
@@ -105,6 +107,9 @@ void adopt_start(void)
 		else
 			evict(d);
 	}
+	exports_adopt(server);
+	if (server)
+		json_object_unref(server);
 	if (state)
 		json_array_unref(state);
 	if (state_save(&e) < 0)

@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "drive.h"
+#include "export.h"
 
 /*
  * A row for each operation: what blocks it, and what blocks it even with force.
@@ -20,17 +21,17 @@ static const struct {
 	},
 	[OP_CHANGE] = {
 		"change its medium",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT,
 		BLOCK_INSERT | BLOCK_DELETE,
 	},
 	[OP_EJECT] = {
 		"eject",
-		BLOCK_INSERT | BLOCK_DELETE,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_EXPORT,
 		BLOCK_DELETE,
 	},
 	[OP_REMOVE] = {
 		"remove its medium",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT,
 		BLOCK_DELETE,
 	},
 	[OP_TRAY] = {
@@ -40,7 +41,7 @@ static const struct {
 	},
 	[OP_DELETE] = {
 		"delete it",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT,
 		BLOCK_DELETE,
 	},
 };
@@ -78,5 +79,12 @@ int blockers_check(const struct drive *d, enum operation op, bool force, struct 
 		if (now & reasons[i].bit)
 			return derr_set(e, EBUSY, "drive %s: cannot %s: %s", d->k.name,
 					table[op].verb, reasons[i].text);
+	if (now & BLOCK_EXPORT) {
+		char text[200];
+
+		exports_reason(d, text, sizeof(text));
+		return derr_set(e, EBUSY, "drive %s: cannot %s: %s", d->k.name, table[op].verb,
+				text);
+	}
 	return 0;
 }

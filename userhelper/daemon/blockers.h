@@ -22,6 +22,7 @@ enum blocker {
 	BLOCK_INSERT	= 1 << 0,	/* an insert is in progress */
 	BLOCK_DELETE	= 1 << 1,	/* the drive is being deleted */
 	BLOCK_ADOPT	= 1 << 2,	/* the medium of an earlier spicebdd is being adopted */
+	BLOCK_EXPORT	= 1 << 3,	/* the medium is exported, and has clients there */
 };
 
 /**

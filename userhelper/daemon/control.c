@@ -28,7 +28,7 @@ static int listeners[2] = { -1, -1 };	/* control, status */
 static guint listen_sources[2];
 
 static const struct cmd_desc *const tables[] = {
-	commands_block, commands_own, commands_query,
+	commands_block, commands_export, commands_own, commands_query,
 };
 
 static const struct cmd_desc *find_command(const char *name)
@@ -441,4 +441,19 @@ void control_media_event(const char *link)
 
 	json_object_set_string_member(o, "link", link);
 	emit("SPICEBD_MEDIA_CHANGED", o, redacted);
+}
+
+/* Not for the status socket: an export's id is as good as a name. */
+void control_export_deleted(const char *id)
+{
+	for (GList *i = sessions; i; i = i->next) {
+		struct session *s = i->data;
+		JsonObject *o;
+
+		if (s->status || !s->peer || !qmp_peer_negotiated(s->peer))
+			continue;
+		o = json_object_new();
+		json_object_set_string_member(o, "id", id);
+		qmp_event(s->peer, "BLOCK_EXPORT_DELETED", o);
+	}
 }

@@ -10,6 +10,7 @@
 #include <glib-unix.h>
 
 #include "control.h"
+#include "export.h"
 #include "holders.h"
 #include "links.h"
 #include "log.h"
@@ -232,6 +233,8 @@ int drive_eject(struct drive *d, bool force, struct derr *e)
 		return r;
 	if (d->op)
 		task_cancel(d->op);
+	if (force && d->medium)
+		exports_medium_out(d->medium);
 	r = kernel_eject(drives_kernel, d->index, force, &ke);
 	if (r < 0) {
 		drive_refresh(d, NULL);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "drive.h"
+#include "export.h"
 #include "log.h"
 #include "medium.h"
 #include "room.h"
@@ -178,7 +179,7 @@ static int check_shared(struct insert *in)
 			return derr_set(&in->e, EBUSY, "the medium is in drive %s already, and "
 					"one of the two would write to it", d->k.name);
 	}
-	return 0;
+	return exports_check_store(s, &in->e);
 }
 
 static void step_check(void *arg)

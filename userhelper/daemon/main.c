@@ -20,6 +20,7 @@
 #include "asks.h"
 #include "control.h"
 #include "drive.h"
+#include "export.h"
 #include "links.h"
 #include "log.h"
 #include "medium.h"
@@ -130,6 +131,7 @@ static void finish(void)
 	for (struct drive *d = drive_first(); d; d = drive_next(d))
 		if (d->medium)
 			medium_release(d->medium);
+	exports_leave();
 	control_linger(500);
 }
 

@@ -8,6 +8,7 @@
 
 #include "control.h"
 #include "drive.h"
+#include "export.h"
 #include "log.h"
 #include "privs.h"
 #include "sock.h"
@@ -383,6 +384,7 @@ void medium_out(struct medium *m)
 	m->state = MEDIUM_OUT;
 	stop_waiting(m);
 	medium_release(m);
+	exports_medium_out(m);
 	m->source->ops->notice(m->source, SOURCE_EJECTED, NULL);
 	m->source->ops->close(m->source, unanswered);
 	if (d->medium == m)

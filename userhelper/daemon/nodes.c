@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "drive.h"
+#include "export.h"
 #include "fdset.h"
 
 struct node {
@@ -161,6 +162,8 @@ int node_del(const char *name, struct derr *e)
 		if (d->medium && d->medium->source->node_name &&
 		    !strcmp(d->medium->source->node_name, name))
 			return derr_set(e, EBUSY, "Node %s is in use", name);
+	if (exports_use_node(name))
+		return derr_set(e, EBUSY, "Node %s is in use", name);
 	nodes = g_list_remove(nodes, n);
 	node_free(n);
 	return 0;

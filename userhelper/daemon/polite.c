@@ -80,7 +80,8 @@ static bool over(const struct ask *a)
 
 static bool worth_waiting(const struct drive *d, int r)
 {
-	return (r == -EBUSY || r == -EINPROGRESS) && !d->blockers;
+	/* A client of an export may be going this moment, as a user may. */
+	return (r == -EBUSY || r == -EINPROGRESS) && !(d->blockers & ~BLOCK_EXPORT);
 }
 
 static void again(struct ask *a)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "drive.h"
+#include "export.h"
 #include "file.h"
 #include "log.h"
 #include "medium.h"
@@ -104,7 +105,7 @@ static JsonObject *entry(struct drive *d)
 
 int state_save(struct derr *e)
 {
-	JsonObject *o = json_object_new();
+	JsonObject *o = json_object_new(), *server;
 	JsonArray *a = json_array_new();
 	JsonNode *n = json_node_alloc();
 	char path[108], *text;
@@ -115,6 +116,9 @@ int state_save(struct derr *e)
 			json_array_add_object_element(a, entry(d));
 	json_object_set_int_member(o, "version", STATE_VERSION);
 	json_object_set_array_member(o, "media", a);
+	server = exports_save();
+	if (server)
+		json_object_set_object_member(o, "nbd-server", server);
 	json_node_init_object(n, o);
 	json_object_unref(o);
 	text = json_to_string(n, TRUE);
@@ -127,12 +131,13 @@ int state_save(struct derr *e)
 	return 0;
 }
 
-JsonArray *state_load(void)
+JsonArray *state_load(JsonObject **server)
 {
 	char path[108];
 	JsonArray *a = NULL;
 	JsonNode *n;
 
+	*server = NULL;
 	if (!run_path(path, sizeof(path), "state.json"))
 		return NULL;
 	n = state_read_file(path);
@@ -141,10 +146,14 @@ JsonArray *state_load(void)
 	if (JSON_NODE_HOLDS_OBJECT(n)) {
 		JsonObject *o = json_node_get_object(n);
 		JsonNode *media = json_object_get_member(o, "media");
+		JsonNode *nbd = json_object_get_member(o, "nbd-server");
 
 		if (json_object_get_int_member_with_default(o, "version", 0) == STATE_VERSION &&
-		    media && JSON_NODE_HOLDS_ARRAY(media))
+		    media && JSON_NODE_HOLDS_ARRAY(media)) {
 			a = json_array_ref(json_node_get_array(media));
+			if (nbd && JSON_NODE_HOLDS_OBJECT(nbd))
+				*server = json_object_ref(json_node_get_object(nbd));
+		}
 	}
 	if (!a)
 		log_warn("%s makes no sense: ignored", path);

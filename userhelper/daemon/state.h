@@ -14,17 +14,18 @@
 struct drive;
 struct medium;
 
-#define STATE_MAX	(1 << 20)	/* bytes of the file */
+#define STATE_MAX	(4 << 20)	/* bytes of the file */
 
 /* Write the media that are in, or coming. Return: 0 or -errno */
 int state_save(struct derr *e);
 
 /**
  * state_load() - what an earlier spicebdd left
+ * @server: out: its NBD server, a reference, or NULL
  * Return: array of media (may be empty), the caller's; NULL: there is no file
  *	or none that makes sense
  */
-JsonArray *state_load(void);
+JsonArray *state_load(JsonObject **server);
 
 /* One medium of it. Return: medium in state MEDIUM_IN, or NULL */
 struct medium *state_medium(struct drive *d, JsonObject *o);
