@@ -48,10 +48,10 @@ static void refuse(struct drive *d, struct source *s, int r, const struct derr *
 	const char *text = e->text;
 
 	if ((r == -EBUSY || r == -EINPROGRESS) && d->present && !d->blockers) {
-		if (holders_describe(d->k.name, d->k.users, who, sizeof(who)))
-			text = who;
-		else if (d->k.state & SPICEBD_STATE_LOCKED_ADMIN)
+		if (d->k.state & SPICEBD_STATE_LOCKED_ADMIN)
 			text = "it is locked by the administrator there";
+		else if (holders_describe(d->k.name, d->k.users, who, sizeof(who)))
+			text = who;
 		else if (d->k.state & SPICEBD_STATE_LOCKED)
 			text = "its tray is locked";
 	}

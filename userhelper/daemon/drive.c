@@ -368,11 +368,11 @@ static void compare(struct drive *d)
 /* Whoever has the medium sees why it does not come back. */
 static void lock_changed(struct drive *d)
 {
+	bool locked = d->k.state & (SPICEBD_STATE_LOCKED | SPICEBD_STATE_LOCKED_ADMIN);
 	struct medium *m = d->medium;
 
 	if (m && m->state == MEDIUM_IN)
-		m->source->ops->notice(m->source, d->k.state & SPICEBD_STATE_LOCKED ?
-				       SOURCE_LOCKED : SOURCE_UNLOCKED, NULL);
+		m->source->ops->notice(m->source, locked ? SOURCE_LOCKED : SOURCE_UNLOCKED, NULL);
 }
 
 static void on_drive_event(const struct kernel_drive *k)
