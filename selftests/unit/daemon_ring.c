@@ -5,6 +5,7 @@
  *
  * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -D_GNU_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib -Iuapi selftests/unit/daemon_ring.c userhelper/lib/ring.c
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,7 +100,7 @@ static void take(struct ring_slot *s, void *arg)
 static struct ring *r;
 static int peer;
 
-static void fresh(void)
+static void fresh_with(size_t memory)
 {
 	int sv[2];
 
@@ -110,10 +111,15 @@ static void fresh(void)
 		exit(1);
 	r = ring_new(sv[0], FAMILY, MAX_IO);
 	peer = sv[1];
-	if (!r || ring_prepare(r, CREDIT) < 0)
+	if (!r || (memory && ring_map(r, memory) < 0) || ring_prepare(r, CREDIT) < 0)
 		exit(1);
 	m.len = 0;
 	nr_got = 0;
+}
+
+static void fresh(void)
+{
+	fresh_with(0);
 }
 
 /* A copy of exact size, so that the sanitizer sees one byte too far. */
@@ -272,7 +278,8 @@ static void test_credit(void)
 	result(nr_got == CREDIT && ring_stats(r)->no_slot == 2, "more requests than credit");
 	for (int i = 0; i < CREDIT; i++)
 		ring_complete(r, got[i], 0);
-	/* A socket pair takes no netlink address; the answers stay. */
+	close(peer);
+	peer = 0;
 	result(ring_flush(r) != 0, "answers that cannot be sent stay");
 }
 
@@ -287,6 +294,130 @@ static void test_error_reply(void)
 	m.len = h.nlmsg_len;
 	feed();
 	result(ring_stats(r)->refused == 1, "an error of the kernel's is counted");
+}
+
+/* Registered memory. */
+
+#define MEMORY	(2 * MAX_IO)
+
+static void list(unsigned int n, const struct spicebd_io_request *q)
+{
+	begin(SPICEBD_CMD_IO_REQUESTS);
+	attr(SPICEBD_A_IO_REQUESTS, q, n * sizeof(*q));
+	end();
+}
+
+/* The answers that went out, in order; -1 if they are not well formed. */
+static int answers(struct spicebd_io_answer *a, int max)
+{
+	static uint8_t b[65536];
+	ssize_t len = recv(peer, b, sizeof(b), MSG_DONTWAIT);
+	int n = 0;
+
+	for (ssize_t at = 0; at < len;) {
+		struct nlmsghdr h;
+		struct nlattr l;
+		size_t head = NLMSG_HDRLEN + GENL_HDRLEN;
+
+		memcpy(&h, b + at, sizeof(h));
+		memcpy(&l, b + at + head, sizeof(l));
+		if (h.nlmsg_type != FAMILY || b[at + NLMSG_HDRLEN] != SPICEBD_CMD_IO_ANSWERS ||
+		    l.nla_type != SPICEBD_A_IO_ANSWERS || h.nlmsg_len != head + l.nla_len ||
+		    (l.nla_len - NLA_HDRLEN) % sizeof(*a) || l.nla_len <= NLA_HDRLEN)
+			return -1;
+		for (uint32_t i = 0; i < (l.nla_len - NLA_HDRLEN) / sizeof(*a) && n < max; i++)
+			memcpy(&a[n++], b + at + head + NLA_HDRLEN + i * sizeof(*a), sizeof(*a));
+		at += h.nlmsg_len;
+	}
+	return n;
+}
+
+static void test_registered(void)
+{
+	const struct spicebd_io_request good[3] = {
+		{ .cookie = 11, .offset = 512, .length = 4096, .buffer = 0, .op = SPICEBD_OP_READ },
+		{ .cookie = 12, .offset = 1 << 20, .length = MAX_IO, .buffer = MAX_IO,
+		  .op = SPICEBD_OP_WRITE, .flags = SPICEBD_IO_FUA, .queue = 3 },
+		{ .cookie = 13, .op = SPICEBD_OP_FLUSH },
+	};
+	struct spicebd_io_answer a[8];
+	int n;
+
+	fresh_with(MEMORY);
+	list(3, good);
+	feed();
+	result(nr_got == 3 && got[0]->cookie == 11 && got[0]->length == 4096 &&
+	       got[1]->offset == 1 << 20 && got[1]->flags == SPICEBD_IO_FUA &&
+	       got[1]->queue == 3 && got[2]->op == SPICEBD_OP_FLUSH, "a list of requests");
+	result(got[1]->buf == got[0]->buf + MAX_IO, "with their places");
+	memset(got[1]->buf, 1, MAX_IO);
+	ring_complete(r, got[1], 0);
+	ring_complete(r, got[0], 5);
+	result(ring_flush(r) == 0 && answers(a, 8) == 2 && a[0].cookie == 12 && !a[0].error &&
+	       a[1].cookie == 11 && a[1].error == 5, "a list of answers");
+
+	/* What does not lie in the memory, or is no request: answered, not given. */
+	const struct spicebd_io_request bad[] = {
+		{ .cookie = 21, .length = 4096, .buffer = MEMORY - 4095, .op = SPICEBD_OP_READ },
+		{ .cookie = 22, .length = 4096, .buffer = UINT32_MAX, .op = SPICEBD_OP_WRITE },
+		{ .cookie = 23, .length = MAX_IO + 1, .op = SPICEBD_OP_READ },
+		{ .cookie = 24, .length = 0, .op = SPICEBD_OP_READ },
+		{ .cookie = 25, .length = 512, .op = 99 },
+		{ .cookie = 26, .length = 512, .offset = UINT64_MAX - 100, .op = SPICEBD_OP_READ },
+	};
+
+	fresh_with(MEMORY);
+	list(6, bad);
+	feed();
+	n = ring_flush(r) == 0 ? answers(a, 8) : -1;
+	result(nr_got == 0 && n == 6 && a[0].cookie == 21 && a[5].cookie == 26 && a[3].error &&
+	       ring_stats(r)->malformed == 6, "what does not fit is answered with an error");
+
+	fresh_with(MEMORY);
+	list(3, good);
+	list(3, good);
+	feed();
+	n = ring_flush(r) == 0 ? answers(a, 8) : -1;
+	result(nr_got == CREDIT && n == 2 && a[0].cookie == 12 && a[1].cookie == 13,
+	       "what exceeds the credit, too");
+
+	fresh_with(MEMORY);
+	begin(SPICEBD_CMD_IO_REQUESTS);
+	attr(SPICEBD_A_IO_REQUESTS, good, sizeof(good) - 1);
+	end();
+	request(7, SPICEBD_OP_READ, 4096, 8192);
+	end();
+	feed();
+	result(!nr_got && ring_stats(r)->malformed == 2, "half a request; one in a message");
+	fresh();
+	list(3, good);
+	feed();
+	result(!nr_got && ring_stats(r)->malformed == 1, "a list where no memory is registered");
+	result(ring_map(r, MEMORY) == -EINVAL, "memory cannot be added later");
+}
+
+static void test_registered_mutations(void)
+{
+	unsigned int seed = 2;
+
+	for (int i = 0; i < 4000; i++) {
+		struct spicebd_io_request q[4] = { 0 };
+
+		fresh_with(MEMORY);
+		for (int k = 0; k < 4; k++)
+			q[k] = (struct spicebd_io_request){
+				.cookie = k, .length = 512, .buffer = 4096 * k, .op = k,
+			};
+		list(4, q);
+		for (int k = 0; k < 1 + i % 7; k++)
+			m.b[rand_r(&seed) % m.len] = rand_r(&seed);
+		feed();
+		/* Whatever is given may be used in full. */
+		for (unsigned int k = 0; k < nr_got; k++)
+			if (got[k]->op == SPICEBD_OP_READ || got[k]->op == SPICEBD_OP_WRITE)
+				memset(got[k]->buf, k, got[k]->length);
+	}
+	result(1, "4000 lists with bytes changed");
 }
 
 /* Valid messages with bytes changed: nothing to expect but no sanitizer's word. */
@@ -311,7 +442,7 @@ static void test_mutations(void)
 
 int main(void)
 {
-	printf("KTAP version 1\n1..%d\n", 22);
+	printf("KTAP version 1\n1..%d\n", 31);
 	test_read();
 	test_two_in_one();
 	test_write_pieces();
@@ -319,6 +450,8 @@ int main(void)
 	test_credit();
 	test_error_reply();
 	test_mutations();
+	test_registered();
+	test_registered_mutations();
 	ring_free(r);
-	return failed || number != 22;
+	return failed || number != 31;
 }

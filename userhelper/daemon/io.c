@@ -12,6 +12,7 @@
 #include <glib.h>
 
 #include "log.h"
+#include "nbdwire.h"
 #include "slotlist.h"
 #include "sock.h"
 #include "work.h"
@@ -37,6 +38,7 @@ struct ioq {
 	GThread *thread;
 	struct ring *ring;
 	struct nbd_handle *nbd;
+	struct wire *wire;		/* does the transmission, or NULL: libnbd does */
 	int order_fd;
 
 	/* orders of the main thread, under io->lock */
@@ -180,29 +182,58 @@ static void mark_lost(struct ioq *q, const char *text)
 	q->lost = true;
 }
 
-/* Answers of the server. Called by libnbd with the handle locked. */
-static int on_done(void *arg, int *error)
+/* Answers of the server. */
+static void part_done(struct ring_slot *s, int error)
 {
-	struct ring_slot *s = arg;
 	struct ioq *q = s->owner;
 
 	/*
 	 * Not an answer: the connection ended, or the server goes down. The
 	 * request stays in the list of those sent, to be sent again.
 	 */
-	if (*error == ENOTCONN || *error == ESHUTDOWN) {
-		mark_lost(q, *error == ESHUTDOWN ? "the server shuts down" :
+	if (error == ENOTCONN || error == ESHUTDOWN) {
+		mark_lost(q, error == ESHUTDOWN ? "the server shuts down" :
 			  "the connection ended");
-		return 1;
+		return;
 	}
-	if (*error)
-		s->part_error = io_error(*error);
+	if (error)
+		s->part_error = io_error(error);
 	if (--s->parts)
-		return 1;
+		return;
 	slot_list_del(&q->out, s);
 	account(q, s, false);
 	answer(q, s, s->part_error);
+}
+
+/* Called by libnbd with the handle locked. */
+static int on_done(void *arg, int *error)
+{
+	part_done(arg, *error);
 	return 1;
+}
+
+static void on_wire_done(void *owner, int error, void *arg)
+{
+	part_done(owner, error);
+}
+
+static void submit_to_wire(struct ioq *q, struct ring_slot *s, uint32_t at, uint32_t len)
+{
+	static const enum wire_cmd cmds[] = {
+		[SPICEBD_OP_READ] = WIRE_READ,
+		[SPICEBD_OP_WRITE] = WIRE_WRITE,
+		[SPICEBD_OP_FLUSH] = WIRE_FLUSH,
+		[SPICEBD_OP_DISCARD] = WIRE_TRIM,
+		[SPICEBD_OP_WRITE_ZEROES] = WIRE_ZEROES,
+	};
+	uint16_t flags = 0;
+
+	if (s->flags & SPICEBD_IO_FUA && changes_store(s->op))
+		flags |= WIRE_FUA;
+	if (s->flags & SPICEBD_IO_NO_UNMAP && s->op == SPICEBD_OP_WRITE_ZEROES)
+		flags |= WIRE_NO_HOLE;
+	wire_submit(q->wire, cmds[s->op], flags, s->op == SPICEBD_OP_FLUSH ? 0 : s->offset + at,
+		    len, s->buf + at, s);
 }
 
 static int64_t submit_part(struct ioq *q, struct ring_slot *s, uint32_t at, uint32_t len)
@@ -226,14 +257,25 @@ static int64_t submit_part(struct ioq *q, struct ring_slot *s, uint32_t at, uint
 	}
 }
 
-static void submit(struct ioq *q, struct ring_slot *s)
+/* What one part of it may carry at most. */
+static uint32_t step_of(const struct ioq *q, const struct ring_slot *s)
 {
 	bool moves = s->op == SPICEBD_OP_READ || s->op == SPICEBD_OP_WRITE;
-	uint32_t step = moves ? q->io->p.props.max_payload : UINT32_MAX;
-	uint32_t parts = 1, left = s->length, at = 0;
 
-	if (left)
-		parts = left / step + (left % step != 0);
+	return moves ? q->io->p.props.max_payload : UINT32_MAX;
+}
+
+static uint32_t parts_of(const struct ioq *q, const struct ring_slot *s)
+{
+	uint32_t step = step_of(q, s);
+
+	return s->length ? s->length / step + (s->length % step != 0) : 1;
+}
+
+static void submit(struct ioq *q, struct ring_slot *s)
+{
+	uint32_t step = step_of(q, s), parts = parts_of(q, s), left = s->length, at = 0;
+
 	s->owner = q;
 	if (changes_store(s->op) && !(s->flags_io & SLOT_SENT)) {
 		s->flags_io |= SLOT_SENT;
@@ -253,6 +295,10 @@ static void submit(struct ioq *q, struct ring_slot *s)
 
 		left -= len;
 		at += len;
+		if (q->wire) {
+			submit_to_wire(q, s, part_at, len);
+			continue;
+		}
 		if (submit_part(q, s, part_at, len) >= 0)
 			continue;
 		if (nbd_aio_is_dead(q->nbd) || nbd_aio_is_closed(q->nbd)) {
@@ -314,7 +360,7 @@ static void submit_pending(struct ioq *q)
 	while (q->pending.first && q->nbd && !q->lost) {
 		struct ring_slot *s = q->pending.first;
 
-		if (!room_for(q, s))
+		if (!room_for(q, s) || (q->wire && wire_room(q->wire) < parts_of(q, s)))
 			return;
 		slot_list_del(&q->pending, s);
 		if (!answer_here(q, s))
@@ -337,6 +383,8 @@ static void close_connection(struct ioq *q)
 {
 	if (!q->nbd)
 		return;
+	wire_free(q->wire);
+	q->wire = NULL;
 	nbd_close(q->nbd);
 	q->nbd = NULL;
 	g_atomic_int_add(&q->io->conns, -1);
@@ -369,7 +417,7 @@ static void drop_connection(struct ioq *q)
 
 static void check_connection(struct ioq *q)
 {
-	if (q->nbd && !q->lost && (nbd_aio_is_dead(q->nbd) || nbd_aio_is_closed(q->nbd)))
+	if (q->nbd && !q->wire && !q->lost && (nbd_aio_is_dead(q->nbd) || nbd_aio_is_closed(q->nbd)))
 		mark_lost(q, nbd_get_error() ?: "the connection ended");
 	if (!q->nbd || !q->lost)
 		return;
@@ -377,9 +425,23 @@ static void check_connection(struct ioq *q)
 	post(q->io, IO_LOST, q->round, q->lost_text);
 }
 
+static void send_wire(struct ioq *q)
+{
+	if (q->wire && !q->lost && wire_send(q->wire) < 0)
+		mark_lost(q, wire_error(q->wire));
+}
+
+static void turn_wire(struct ioq *q, short revents)
+{
+	if (revents & (POLLIN | POLLHUP | POLLERR) && wire_receive(q->wire) < 0)
+		mark_lost(q, wire_error(q->wire));
+	else if (revents & POLLOUT)
+		send_wire(q);
+}
+
 static void turn_nbd(struct ioq *q, short revents)
 {
-	unsigned int dir = nbd_aio_get_direction(q->nbd);
+	unsigned int dir;
 	int r = 0;
 
 	if (!revents)
@@ -389,6 +451,11 @@ static void turn_nbd(struct ioq *q, short revents)
 		q->stalled = false;
 		post(q->io, IO_ALIVE, q->round, "");
 	}
+	if (q->wire) {
+		turn_wire(q, revents);
+		return;
+	}
+	dir = nbd_aio_get_direction(q->nbd);
 	if ((revents & (POLLIN | POLLHUP | POLLERR)) && (dir & LIBNBD_AIO_DIRECTION_READ))
 		r = nbd_aio_notify_read(q->nbd);
 	else if (revents & POLLOUT)
@@ -487,6 +554,16 @@ static void flush_at_end(struct ioq *q)
 	close_connection(q);
 }
 
+/* libnbd is the reference: what is odd stays with it, and everything on request. */
+static void take_wire(struct ioq *q)
+{
+	const struct io_params *p = &q->io->p;
+
+	if (!p->libnbd && p->max_io / p->props.max_payload < WIRE_PARTS / 2)
+		q->wire = wire_take(q->nbd, on_wire_done, q);
+	log_debug("transmission by %s", q->wire ? "spicebdd" : "libnbd");
+}
+
 static void take_orders(struct ioq *q, unsigned int *orders)
 {
 	struct io *io = q->io;
@@ -511,6 +588,7 @@ static void take_orders(struct ioq *q, unsigned int *orders)
 		q->nbd = h;
 		q->lost = false;
 		q->heard = now_ms();
+		take_wire(q);
 	}
 	if (*orders & ORDER_DRAIN) {
 		q->draining = true;
@@ -563,6 +641,8 @@ static void take_requests(struct ioq *q)
 		if (n <= 0)
 			return;
 		q->busy_at = now_ms();
+		if (n < RING_RX)
+			return;
 	}
 }
 
@@ -572,6 +652,23 @@ static bool drained(struct ioq *q)
 		return false;
 	/* Without a connection nothing more will be answered. */
 	return !q->out.first || !q->nbd || now_ms() >= q->drain_end;
+}
+
+static struct pollfd poll_nbd(const struct ioq *q)
+{
+	struct pollfd p = { .fd = nbd_aio_get_fd(q->nbd) };
+	unsigned int dir;
+
+	if (q->wire) {
+		p.events = POLLIN | (wire_wants_write(q->wire) ? POLLOUT : 0);
+		return p;
+	}
+	dir = nbd_aio_get_direction(q->nbd);
+	if (dir & LIBNBD_AIO_DIRECTION_READ)
+		p.events |= POLLIN;
+	if (dir & LIBNBD_AIO_DIRECTION_WRITE)
+		p.events |= POLLOUT;
+	return p;
 }
 
 static gpointer ioq_thread(gpointer arg)
@@ -590,13 +687,7 @@ static gpointer ioq_thread(gpointer arg)
 		if (q->draining || q->deaf)
 			p[1].fd = -1;
 		if (q->nbd) {
-			unsigned int dir = nbd_aio_get_direction(q->nbd);
-
-			p[2] = (struct pollfd){ .fd = nbd_aio_get_fd(q->nbd) };
-			if (dir & LIBNBD_AIO_DIRECTION_READ)
-				p[2].events |= POLLIN;
-			if (dir & LIBNBD_AIO_DIRECTION_WRITE)
-				p[2].events |= POLLOUT;
+			p[2] = poll_nbd(q);
 			n = 3;
 		}
 		if (poll(p, n, next_timeout(q, again)) < 0 && errno != EINTR)
@@ -612,6 +703,7 @@ static gpointer ioq_thread(gpointer arg)
 		check_connection(q);
 		if (!q->draining)
 			submit_pending(q);
+		send_wire(q);
 		check_connection(q);
 		check_stall(q);
 		again = ring_flush(q->ring) == -EAGAIN;
@@ -620,6 +712,9 @@ static gpointer ioq_thread(gpointer arg)
 	}
 	/* What waits unsent is no danger: the kernel holds it for the next helper. */
 	q->clean = q->draining && !q->out.first && q->nbd;
+	/* With nothing under way the connection is libnbd's again. */
+	wire_free(q->wire);
+	q->wire = NULL;
 	if (q->clean) {
 		ring_flush(q->ring);
 		flush_at_end(q);
@@ -668,7 +763,8 @@ int io_add_queue(struct io *io, int sock, const uint8_t key[SPICEBD_KEY_LEN], st
 	if (!q->ring)
 		return derr_set(e, ENOMEM, "out of memory");
 	q->order_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r = q->order_fd < 0 ? -errno : ring_bind(q->ring, key, &info, text, sizeof(text));
+	r = q->order_fd < 0 ? -errno : ring_bind(q->ring, key, io->p.memory, &info, text,
+						 sizeof(text));
 	if (r < 0) {
 		if (q->order_fd >= 0)
 			close(q->order_fd);
@@ -676,8 +772,12 @@ int io_add_queue(struct io *io, int sock, const uint8_t key[SPICEBD_KEY_LEN], st
 		memset(q, 0, sizeof(*q));
 		return derr_set(e, -r, "%s", *text ? text : strerror(-r));
 	}
-	log_debug("queue socket bound: credit %u requests, %u bytes", info.credit,
-		  info.credit_bytes);
+	log_debug("queue socket bound: credit %u requests, %u bytes; payload in %s",
+		  info.credit, info.credit_bytes,
+		  info.registered ? "registered memory" : "messages");
+	if (io->p.memory && !info.registered)
+		log_notice("the kernel does not take %zu bytes of locked memory: payload goes "
+			   "in messages, which is slower", io->p.memory);
 	io->n++;
 	return 0;
 }

@@ -32,14 +32,18 @@ enum io_event {
 
 /**
  * struct io_params - what the threads need to know
+ * @memory: bytes that each thread registers with the kernel, or 0
  * @write_limit: bytes of writes under way, over all threads; 0: no limit
+ * @libnbd: leave the transmission to it
  * @stall_ms: silence that is a stall
  * @event: called on the main thread; @round is that of io_connect()
  */
 struct io_params {
 	uint16_t family;
 	uint32_t max_io;
+	size_t memory;
 	uint32_t write_limit;
+	bool libnbd;
 	int stall_ms;
 	struct nbd_props props;
 	bool read_only;

@@ -15,6 +15,8 @@
 #include "state.h"
 
 /* Silence of a far end that owes answers, before it counts as lost. */
+#define QUEUES_MEMORY	(16u << 20)
+#define ROUND_UP(n, to)	(((n) + (to) - 1) / (to) * (to))
 #define STALL_MS	8000
 /* A larger trim or zeroing could keep a server busy past every time limit. */
 #define MAX_DISCARD	(64u << 20)
@@ -303,13 +305,27 @@ static void stop_io(struct medium *m, enum io_stop how, int limit_ms)
 	io_stop(m->io, how, limit_ms);
 }
 
+/*
+ * Memory to register for each connection: enough for a depth of large requests,
+ * or of many small ones; what finds no room waits in the kernel.
+ */
+static size_t queue_memory(const struct medium *m)
+{
+	size_t share = QUEUES_MEMORY / m->conns;
+
+	return ROUND_UP(MAX(share, 2 * (size_t)m->drive->k.max_io), 4096);
+}
+
 int medium_attach(struct medium *m, struct nbd_handle **h, struct derr *e)
 {
 	struct drive *d = m->drive;
 	struct io_params p = {
 		.family = kernel_family(drives_kernel),
 		.max_io = d->k.max_io,
+		.memory = queue_memory(m),
 		.write_limit = m->source->write_limit,
+		/* For comparing the two. */
+		.libnbd = g_strcmp0(g_getenv("SPICEBD_TRANSMISSION"), "libnbd") == 0,
 		.stall_ms = stall_ms(d),
 		.props = m->props,
 		.read_only = m->read_only,

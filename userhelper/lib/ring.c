@@ -23,7 +23,6 @@
 #define BIND_TIMEOUT_MS	5000
 /* A datagram of the kernel fits 64 KiB; twice that is room, not need. */
 #define RX_SIZE		(128 * 1024)
-#define RX_NR		8
 #define CREDIT_MAX	(SPICEBD_MAX_QUEUES * SPICEBD_MAX_QUEUE_DEPTH)
 /*
  * What one sendmsg() carries: the kernel copies it into one buffer, which
@@ -41,22 +40,29 @@ struct tx {
 	size_t bytes;
 };
 
+/* Messages with answers to requests whose payload is in registered memory. */
+#define LIST_MSG	(NLMSG_HDRLEN + GENL_HDRLEN + NLA_HDRLEN +			\
+			 SPICEBD_BATCH_MAX * sizeof(struct spicebd_io_answer))
+#define LIST_MSGS	16
+
 struct ring {
 	int fd;
 	uint16_t family;
 	uint32_t max_io;
 	uint32_t credit;
 	struct ring_slot *slots;
-	uint8_t *payload;
+	uint8_t *payload;		/* of the slots, or registered */
 	size_t payload_len;
+	bool registered;
+	uint8_t lists[LIST_MSGS * LIST_MSG];
 	struct slot_list receiving;
 	struct slot_list answering;
 	struct ring_slot *free;
 	uint32_t answer_done;		/* bytes of the first answer already sent */
 	uint8_t *rx;
-	struct mmsghdr mm[RX_NR];
-	struct iovec mm_iov[RX_NR];
-	struct sockaddr_nl mm_from[RX_NR];
+	struct mmsghdr mm[RING_RX];
+	struct iovec mm_iov[RING_RX];
+	struct sockaddr_nl mm_from[RING_RX];
 	struct tx tx;
 	struct ring_stats stats;
 	/* errors for requests that found no slot */
@@ -70,6 +76,14 @@ static void slot_free(struct ring *r, struct ring_slot *s)
 	s->prev = NULL;
 	s->next = r->free;
 	r->free = s;
+}
+
+static void unmap(struct ring *r)
+{
+	if (r->payload)
+		munmap(r->payload, r->payload_len);
+	r->payload = NULL;
+	r->registered = false;
 }
 
 int ring_socket(uint32_t rcvbuf)
@@ -99,7 +113,7 @@ struct ring *ring_new(int fd, uint16_t family, uint32_t max_io)
 {
 	struct ring *r = calloc(1, sizeof(*r));
 
-	if (!r || !(r->rx = malloc((size_t)RX_SIZE * RX_NR))) {
+	if (!r || !(r->rx = malloc((size_t)RX_SIZE * RING_RX))) {
 		free(r);
 		if (fd >= 0)
 			close(fd);
@@ -108,7 +122,7 @@ struct ring *ring_new(int fd, uint16_t family, uint32_t max_io)
 	r->fd = fd;
 	r->family = family;
 	r->max_io = max_io;
-	for (int i = 0; i < RX_NR; i++) {
+	for (int i = 0; i < RING_RX; i++) {
 		r->mm_iov[i].iov_base = r->rx + (size_t)RX_SIZE * i;
 		r->mm_iov[i].iov_len = RX_SIZE;
 	}
@@ -121,8 +135,7 @@ void ring_free(struct ring *r)
 		return;
 	if (r->fd >= 0)
 		close(r->fd);
-	if (r->payload)
-		munmap(r->payload, r->payload_len);
+	unmap(r);
 	free(r->slots);
 	free(r->rx);
 	free(r);
@@ -143,13 +156,15 @@ int ring_prepare(struct ring *r, uint32_t credit)
 	if (!credit || credit > CREDIT_MAX || !r->max_io ||
 	    r->max_io > SPICEBD_MAX_MAX_IO || r->slots)
 		return -EINVAL;
-	r->payload_len = (size_t)credit * r->max_io;
-	/* Address space only: a page is there once a request has used it. */
-	r->payload = mmap(NULL, r->payload_len, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (r->payload == MAP_FAILED) {
-		r->payload = NULL;
-		return -ENOMEM;
+	if (!r->registered) {
+		r->payload_len = (size_t)credit * r->max_io;
+		/* Address space only: a page is there once a request has used it. */
+		r->payload = mmap(NULL, r->payload_len, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (r->payload == MAP_FAILED) {
+			r->payload = NULL;
+			return -ENOMEM;
+		}
 	}
 	r->slots = calloc(credit, sizeof(*r->slots));
 	if (!r->slots)
@@ -157,8 +172,31 @@ int ring_prepare(struct ring *r, uint32_t credit)
 	r->credit = credit;
 	/* The lowest slot is used first, so that few are ever touched. */
 	for (uint32_t i = credit; i-- > 0;) {
-		r->slots[i].buf = r->payload + (size_t)i * r->max_io;
+		r->slots[i].buf = r->payload + (r->registered ? 0 : (size_t)i * r->max_io);
 		slot_free(r, &r->slots[i]);
+	}
+	return 0;
+}
+
+int ring_map(struct ring *r, size_t memory)
+{
+	void *p;
+
+	if (r->payload || memory < r->max_io)
+		return -EINVAL;
+	p = mmap(NULL, memory, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	r->payload = p;
+	r->payload_len = memory;
+	r->registered = true;
+	/* A child's copy would cost its size, and locked it stays where it is. */
+	if (madvise(p, memory, MADV_DONTFORK) < 0 || mlock(p, memory) < 0) {
+		int err = -errno;
+
+		unmap(r);
+		return err;
 	}
 	return 0;
 }
@@ -346,6 +384,53 @@ static void on_data(struct ring *r, const struct attr *tb, ring_request_fn fn, v
 	}
 }
 
+static bool in_memory(const struct ring *r, const struct spicebd_io_request *q)
+{
+	if (!moves_data(q->op))
+		return true;
+	return q->buffer <= r->payload_len && q->length <= r->payload_len - q->buffer;
+}
+
+/* One request whose payload is in registered memory. */
+static void on_listed(struct ring *r, const struct spicebd_io_request *q, ring_request_fn fn,
+		      void *arg)
+{
+	struct ring_slot *s = r->free, n = {
+		.op = q->op, .flags = q->flags, .length = q->length, .cookie = q->cookie,
+		.offset = q->offset, .generation = q->generation, .queue = q->queue,
+	};
+
+	if (!s) {
+		answer_without_slot(r, q->cookie);
+		return;
+	}
+	if (!request_ok(r, &n) || !in_memory(r, q)) {
+		r->stats.malformed++;
+		answer_without_slot(r, q->cookie);
+		return;
+	}
+	r->free = s->next;
+	*s = n;
+	s->have = n.length;
+	s->buf = r->payload + (moves_data(q->op) ? q->buffer : 0);
+	r->stats.requests++;
+	give(s, fn, arg);
+}
+
+static void on_list(struct ring *r, const struct attr *list, ring_request_fn fn, void *arg)
+{
+	struct spicebd_io_request q;
+
+	if (!r->registered || !list->data || list->len % sizeof(q)) {
+		r->stats.malformed++;
+		return;
+	}
+	for (uint32_t at = 0; at < list->len; at += sizeof(q)) {
+		memcpy(&q, list->data + at, sizeof(q));
+		on_listed(r, &q, fn, arg);
+	}
+}
+
 void ring_parse(struct ring *r, const void *data, size_t len, ring_request_fn fn, void *arg)
 {
 	const uint8_t *p = data;
@@ -375,6 +460,10 @@ void ring_parse(struct ring *r, const void *data, size_t len, ring_request_fn fn
 					 h.nlmsg_len - NLMSG_HDRLEN - GENL_HDRLEN,
 					 tb, SPICEBD_A_IO_MAX))
 				r->stats.malformed++;
+			else if (g.cmd == SPICEBD_CMD_IO_REQUESTS)
+				on_list(r, &tb[SPICEBD_A_IO_REQUESTS], fn, arg);
+			else if (r->registered)
+				r->stats.malformed++;
 			else if (g.cmd == SPICEBD_CMD_IO_REQUEST)
 				on_request(r, tb, fn, arg);
 			else if (g.cmd == SPICEBD_CMD_IO_DATA)
@@ -394,7 +483,7 @@ int ring_receive(struct ring *r, ring_request_fn fn, void *arg)
 {
 	int n;
 
-	for (int i = 0; i < RX_NR; i++) {
+	for (int i = 0; i < RING_RX; i++) {
 		struct msghdr *m = &r->mm[i].msg_hdr;
 
 		m->msg_iov = &r->mm_iov[i];
@@ -404,7 +493,7 @@ int ring_receive(struct ring *r, ring_request_fn fn, void *arg)
 		m->msg_control = NULL;
 		m->msg_controllen = 0;
 	}
-	n = recvmmsg(r->fd, r->mm, RX_NR, MSG_DONTWAIT, NULL);
+	n = recvmmsg(r->fd, r->mm, RING_RX, MSG_DONTWAIT, NULL);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR || errno == ENOBUFS ? 0 : -errno;
 	for (int i = 0; i < n; i++) {
@@ -473,11 +562,8 @@ static bool tx_room(const struct tx *t)
 
 static int tx_send(struct ring *r)
 {
-	struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
-	struct msghdr m = {
-		.msg_name = &kernel, .msg_namelen = sizeof(kernel),
-		.msg_iov = r->tx.iov, .msg_iovlen = r->tx.nr_iov,
-	};
+	/* Without a name it is for the kernel. */
+	struct msghdr m = { .msg_iov = r->tx.iov, .msg_iovlen = r->tx.nr_iov };
 	ssize_t n;
 
 	do {
@@ -518,6 +604,97 @@ static void tx_fill(struct ring *r, struct tx_mark *m)
 	}
 }
 
+/* Answers in lists, for registered memory. */
+
+struct list_fill {
+	uint8_t *at;		/* where the next message begins */
+	unsigned int n;		/* answers in the one that is being filled */
+};
+
+static void list_begin(struct ring *r, struct list_fill *f)
+{
+	f->at = r->lists;
+	f->n = 0;
+	r->tx.nr_iov = 0;
+}
+
+static size_t list_len(unsigned int n)
+{
+	return NLMSG_HDRLEN + GENL_HDRLEN + NLA_HDRLEN + n * sizeof(struct spicebd_io_answer);
+}
+
+static void list_end(struct ring *r, struct list_fill *f)
+{
+	size_t list = f->n * sizeof(struct spicebd_io_answer);
+	struct nlmsghdr h = {
+		.nlmsg_len = list_len(f->n), .nlmsg_type = r->family,
+		.nlmsg_flags = NLM_F_REQUEST,
+	};
+	struct genlmsghdr g = {
+		.cmd = SPICEBD_CMD_IO_ANSWERS, .version = SPICEBD_FAMILY_VERSION,
+	};
+	struct nlattr a = { .nla_len = NLA_HDRLEN + list, .nla_type = SPICEBD_A_IO_ANSWERS };
+
+	if (!f->n)
+		return;
+	memcpy(f->at, &h, sizeof(h));
+	memcpy(f->at + NLMSG_HDRLEN, &g, sizeof(g));
+	memcpy(f->at + NLMSG_HDRLEN + GENL_HDRLEN, &a, sizeof(a));
+	f->at += h.nlmsg_len;
+	f->n = 0;
+}
+
+static bool list_room(const struct ring *r, const struct list_fill *f)
+{
+	return (size_t)(r->lists + sizeof(r->lists) - f->at) >= list_len(f->n + 1);
+}
+
+static void list_add(struct ring *r, struct list_fill *f, uint64_t cookie, uint32_t error)
+{
+	struct spicebd_io_answer a = { .cookie = cookie, .error = error };
+
+	memcpy(f->at + list_len(f->n), &a, sizeof(a));
+	if (++f->n == SPICEBD_BATCH_MAX)
+		list_end(r, f);
+}
+
+static int list_send(struct ring *r, struct list_fill *f)
+{
+	list_end(r, f);
+	r->tx.iov[0] = (struct iovec){ r->lists, f->at - r->lists };
+	r->tx.nr_iov = 1;
+	return tx_send(r);
+}
+
+static int flush_lists(struct ring *r)
+{
+	while (r->nr_orphans || r->answering.first) {
+		struct ring_slot *s = r->answering.first;
+		struct list_fill f;
+		unsigned int i;
+		int err;
+
+		list_begin(r, &f);
+		for (i = 0; i < r->nr_orphans && list_room(r, &f); i++)
+			list_add(r, &f, r->orphan[i], EIO);
+		for (; s && list_room(r, &f); s = s->next)
+			list_add(r, &f, s->cookie, s->error);
+		err = list_send(r, &f);
+		if (err)
+			return err;
+		r->nr_orphans -= i;
+		memmove(r->orphan, r->orphan + i, r->nr_orphans * sizeof(*r->orphan));
+		while (r->answering.first != s) {
+			struct ring_slot *done = r->answering.first;
+
+			slot_list_del(&r->answering, done);
+			slot_free(r, done);
+			r->stats.answers++;
+		}
+	}
+	return 0;
+}
+
 static int flush_orphans(struct ring *r)
 {
 	int err;
@@ -536,8 +713,11 @@ static int flush_orphans(struct ring *r)
 
 int ring_flush(struct ring *r)
 {
-	int err = flush_orphans(r);
+	int err;
 
+	if (r->registered)
+		return flush_lists(r);
+	err = flush_orphans(r);
 	while (!err && r->answering.first) {
 		struct tx_mark m;
 
@@ -559,6 +739,8 @@ int ring_flush(struct ring *r)
 
 void ring_relax(struct ring *r)
 {
+	if (r->registered)
+		return;
 	/* A few stay warm; a slot in use keeps its pages. */
 	for (uint32_t i = 4; i < r->credit; i++)
 		if (r->slots[i].state == RING_FREE)
@@ -616,8 +798,8 @@ static int bind_answer(struct ring *r, const uint8_t *p, size_t len, struct ring
 	return 0;
 }
 
-int ring_bind(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], struct ring_info *info,
-	      char *text, size_t size)
+static int bind_try(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], struct ring_info *info,
+		    char *text, size_t size)
 {
 	uint8_t msg[128] = { 0 }, *p = msg + NLMSG_HDRLEN + GENL_HDRLEN;
 	struct genlmsghdr g = {
@@ -629,6 +811,12 @@ int ring_bind(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], struct ring_in
 	int err;
 
 	put_attr(&p, SPICEBD_A_HELPER_KEY, key, SPICEBD_KEY_LEN);
+	if (r->registered) {
+		uint64_t addr = (uintptr_t)r->payload, bytes = r->payload_len;
+
+		put_attr(&p, SPICEBD_A_HELPER_BUFFER_ADDR, &addr, sizeof(addr));
+		put_attr(&p, SPICEBD_A_HELPER_BUFFER_LEN, &bytes, sizeof(bytes));
+	}
 	n.nlmsg_len = p - msg;
 	memcpy(msg, &n, sizeof(n));
 	memcpy(msg + NLMSG_HDRLEN, &g, sizeof(g));
@@ -637,19 +825,37 @@ int ring_bind(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], struct ring_in
 	err = tx_send(r);
 	if (!err && poll(&pfd, 1, BIND_TIMEOUT_MS) <= 0)
 		err = -ETIMEDOUT;
-	if (!err) {
-		/*
-		 * Requests may follow the answer at once: only this one datagram
-		 * is taken here.
-		 */
-		len = recv(r->fd, r->rx, RX_SIZE, MSG_DONTWAIT);
-		err = len < 0 ? -errno : bind_answer(r, r->rx, len, info, text, size);
-		if (!err)
-			err = ring_prepare(r, info->credit);
-		else if (err != -EBADMSG && *text)
-			return err;
-	}
 	if (err)
+		return err;
+	/* Requests may follow the answer at once: only this one datagram is taken here. */
+	len = recv(r->fd, r->rx, RX_SIZE, MSG_DONTWAIT);
+	return len < 0 ? -errno : bind_answer(r, r->rx, len, info, text, size);
+}
+
+/* What the kernel says when it does not take the memory; the key is still good. */
+static bool memory_refused(int err)
+{
+	return err == -ENOMEM || err == -EFAULT || err == -ENOSPC || err == -EINVAL;
+}
+
+int ring_bind(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], size_t memory,
+	      struct ring_info *info, char *text, size_t size)
+{
+	int err;
+
+	text[0] = '\0';
+	if (memory)
+		(void)ring_map(r, memory);
+	err = bind_try(r, key, info, text, size);
+	if (r->registered && memory_refused(err)) {
+		unmap(r);
+		text[0] = '\0';
+		err = bind_try(r, key, info, text, size);
+	}
+	if (!err)
+		err = ring_prepare(r, info->credit);
+	info->registered = r->registered;
+	if (err && !*text)
 		snprintf(text, size, "cannot bind a queue socket: %s", strerror(-err));
 	return err;
 }

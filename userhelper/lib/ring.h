@@ -24,8 +24,7 @@ enum ring_slot_state {
 
 /**
  * struct ring_slot - one request, from its arrival until its answer is sent
- * @buf: room for the ring's largest request: payload of a write, to be filled
- *	for a read
+ * @buf: payload of a write, to be filled for a read; room for the request
  * @have: bytes of a write that have come
  * @error: of the answer
  * @next: of the list the slot is in; the caller's while RING_GIVEN
@@ -62,10 +61,12 @@ struct ring_stats {
 	uint64_t truncated;
 };
 
+/* @registered: payload goes through memory that the kernel copies from and to */
 struct ring_info {
 	uint32_t index;
 	uint32_t credit;
 	uint32_t credit_bytes;
+	bool registered;
 };
 
 struct ring;
@@ -76,6 +77,8 @@ struct ring;
 typedef void (*ring_request_fn)(struct ring_slot *slot, void *arg);
 
 #define RING_SNDBUF	(1 << 20)
+/* Datagrams that ring_receive() takes at most. */
+#define RING_RX		8
 
 /**
  * ring_socket() - a netlink socket for ring_new()
@@ -104,12 +107,19 @@ const struct ring_stats *ring_stats(const struct ring *r);
 int ring_prepare(struct ring *r, uint32_t credit);
 
 /**
+ * ring_map() - make the memory that is to be registered; likewise
+ */
+int ring_map(struct ring *r, size_t memory);
+
+/**
  * ring_bind() - bind the socket to its drive's queues and make the slots
+ * @memory: bytes to register, whole pages, at least the largest request; 0, or
+ *	where the kernel does not take them: payload goes in messages
  * @text: out: why it failed, for people
  * Return: 0 or -errno
  */
-int ring_bind(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], struct ring_info *info,
-	      char *text, size_t size);
+int ring_bind(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], size_t memory,
+	      struct ring_info *info, char *text, size_t size);
 
 /**
  * ring_receive() - take what has come, without waiting
