@@ -177,13 +177,13 @@ class Bench:
             sh("dmesg | tail -n 5", check=False).splitlines()
 
     def quick(self, fn, *args):
-        """Takes less than a second, not counting what starting a program takes in
-        this emulated machine at this time."""
+        """Takes less than a second, not counting what starting a program, and its
+        talk with two others, takes in this emulated machine at this time."""
         usual = timed(ctl, "status", "spicebd1")
         took = timed(fn, *args)
         usual = max(usual, timed(ctl, "status", "spicebd1"))
         print(f"# {took * 1000:.0f} ms; a program that only asks takes {usual * 1000:.0f} ms")
-        assert took - usual < FORCE_S, "too long"
+        assert took - 2 * usual < FORCE_S, "too long"
 
     # state
 

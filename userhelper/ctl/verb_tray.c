@@ -143,9 +143,14 @@ static int run(const struct tray_verb *t, const struct kernel_drive *d, const st
 	struct fault ignored;
 	int r = by_daemon(t, d, a, f);
 
-	/* A daemon that hangs does not keep the medium from whoever insists. */
-	if (r < 0 && (f->status == EXIT_NO_DAEMON ||
-		      (a->force && drive_get(d->name, &now, &ignored) == 0 && !t->done(&now))))
+	/*
+	 * A daemon that hangs does not keep the medium from whoever insists, and
+	 * one that was only late has done it.
+	 */
+	if (r < 0 && a->force && f->status != EXIT_NO_DAEMON &&
+	    drive_get(d->name, &now, &ignored) == 0 && t->done(&now))
+		return 0;
+	if (r < 0 && (f->status == EXIT_NO_DAEMON || a->force))
 		r = unless_trayless(d, drive_by_kernel(t->kernel, d, a->force, f));
 	if (r < 0 && !a->force && t->does)
 		busy_explain(d, t->does, f);
