@@ -391,6 +391,11 @@ class Drive:
         subprocess.run(["udevadm", "settle", f"--timeout={PATIENCE}"], check=False)
         until(lambda: not self.query()["openers"], f"{self.name} is not used")
 
+    def empty_all(self):
+        """The other drives too: one file is not for two drives if one writes."""
+        for d in self.bench.drives.values():
+            d.empty()
+
     def empty(self):
         """Tray closed and no medium, whatever it was, by force."""
         q = self.query()

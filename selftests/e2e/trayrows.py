@@ -38,8 +38,8 @@ class ByDevice:
     def eject(self, force=None):
         return self.do("eject", force=force)
 
-    def remove(self):
-        return self.q.cmd("blockdev-remove-medium", id=self.drive.name)
+    def remove(self, force=None):
+        return self.q.cmd("blockdev-remove-medium", id=self.drive.name, force=force)
 
     def change(self, image, mode=None, force=None):
         return self.do("blockdev-change-medium", filename=image.path, format="raw",
@@ -97,8 +97,8 @@ class ByCtl:
     def eject(self, force=None):
         return self.run("eject", self.drive.name, *self.force(force))
 
-    def remove(self):
-        return self.run("remove", self.drive.name)
+    def remove(self, force=None):
+        return self.run("remove", self.drive.name, *self.force(force))
 
     def change(self, image, mode=None, force=None):
         mode = [f"--{mode}"] if mode else []
@@ -127,7 +127,7 @@ class Case:
         self.inside = self.old if filled else None
 
     def begin(self):
-        self.drive.empty()
+        self.drive.empty_all()
         if self.filled:
             self.hand.fill(self.old)
             self.drive.settle()
