@@ -163,7 +163,7 @@ class Qmp:
             raise EOFError("spicebdd closed the connection")
         return json.loads(line)
 
-    def send(self, name, fd=None, **args):
+    def send(self, name, /, fd=None, **args):
         args = {k.replace("_", "-"): v for k, v in args.items() if v is not None}
         line = json.dumps({"execute": name, "arguments": args}).encode() + b"\n"
         anc = [] if fd is None else \
@@ -194,11 +194,11 @@ class Qmp:
             self.heard.append(f"<- {a}"[:300])
             return a
 
-    def cmd(self, name, fd=None, **args):
-        self.send(name, fd, **args)
+    def cmd(self, name, /, fd=None, **args):
+        self.send(name, fd=fd, **args)
         return self.receive()
 
-    def do(self, name, **args):
+    def do(self, name, /, **args):
         return self.cmd(name, **args).good()
 
     def add_fd(self, fd):
