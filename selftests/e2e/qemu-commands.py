@@ -117,6 +117,8 @@ def eject_on_host(g, b, changed):
     g.is_told(NEW_MEDIA, changed, "insert after an eject")
     must("eject", "spicebd0")
     host_is(kind, "the host ejects", tray="open", medium=False)
+    got = until(30, lambda: (lambda e: e[0] != NO_CHANGE and e)(d.media_event()))
+    tap.same(got, (NEW_MEDIA, 0, 0), f"{kind}: the guest is told, of no medium")
     got = until(30, lambda: d.ready()[:2] == NOT_PRESENT[:2])
     tap.ok(got, f"{kind}: the guest has no medium then", d.ready())
     tap.ok(isinstance(d.read(16), tuple), f"{kind}: and reads none")
@@ -184,6 +186,21 @@ def alone(directory, a, b):
     g.q.close()
 
 
+def complaints(directory):
+    """What spicebdctl qemu says when it cannot"""
+    q = Qemu("-M", "pc", qtest=True)
+    for want, *args in (
+            ("QEMU does not run", "spicebd0", "--qmp", f"{directory}/none"),
+            ("has no tray", "spicebd1", "--qmp", q.monitors[0]),
+            ("no such drive", "spicebd9", "--qmp", q.monitors[0]),
+            ("no drive of QEMU uses /dev/spicebd0", "spicebd0", "--qmp", q.monitors[0]),
+            ('no drive "cd9"', "spicebd0", "--qmp", q.monitors[0], "--device", "cd9"),
+            ("--qmp is missing", "spicebd0")):
+        code, text = ctl("qemu", *args)
+        tap.ok(code and want in text and "\n" not in text, f"complaint: {text}", (code, text))
+    q.close()
+
+
 def main():
     with tempfile.TemporaryDirectory() as d:
         a, b = f"{d}/a.iso", f"{d}/b.iso"
@@ -194,6 +211,7 @@ def main():
             cdrom(kind, d, share, a, b)
         alone(d, a, b)
         killed(d)
+        complaints(d)
         share.end()
         must("unlisten")
     tap.done()

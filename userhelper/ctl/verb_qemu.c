@@ -27,7 +27,8 @@ struct mirror {
 	struct kernel_events *ev;
 	struct qmp *q;
 	uint32_t index;
-	uint64_t told;		/* the generation that QEMU's guest knows of */
+	uint64_t told;		/* the generation that QEMU's guest knows of, */
+	bool told_readable;	/* ... and whether it can be read */
 	bool moved, request;	/* what the events say that is not yet done */
 	bool gone;
 };
@@ -90,6 +91,21 @@ static bool qemu_tray(struct mirror *m, JsonObject *b, const char *command, bool
 }
 
 /*
+ * Opening QEMU's tray and closing it is what makes its drive announce another
+ * medium, and the lack of one too: a drive of QEMU's whose tray stays open
+ * announces nothing. But a tray that the guest has opened is left open until
+ * there is a medium.
+ */
+static bool tell(struct mirror *m, JsonObject *b, bool readable, struct fault *f)
+{
+	bool open = json_bool(b, "tray_open");
+
+	if (!open && !qemu_tray(m, b, "blockdev-open-tray", true, f))
+		return false;
+	return (open && !readable) || qemu_tray(m, b, "blockdev-close-tray", false, f);
+}
+
+/*
  * The drive is asked anew, not the event believed: many may have come at once,
  * or some been lost. A medium that is not readable yet is another event's.
  */
@@ -97,25 +113,27 @@ static bool follow(struct mirror *m, struct fault *f)
 {
 	g_autoptr(JsonObject) b = NULL;
 	struct kernel_drive d;
-	bool open, closed;
+	bool closed, readable;
 
 	if (drive_get_in(m->k, m->drive, &d, f) < 0)
 		return false;
 	closed = d.tray != SPICEBD_TRAY_OPEN;
-	if (closed && (d.state & SPICEBD_STATE_MEDIUM) && !(d.state & SPICEBD_STATE_READY))
+	readable = closed && (d.state & SPICEBD_STATE_READY);
+	if (closed && (d.state & SPICEBD_STATE_MEDIUM) && !readable)
 		return true;
 	b = qemu_drive(m, f);
 	if (!b)
 		return false;
-	open = json_bool(b, "tray_open");
-	if (!open && (!closed || d.generation != m->told)) {
-		if (!qemu_tray(m, b, "blockdev-open-tray", true, f))
+	if (d.generation != m->told || readable != m->told_readable) {
+		if (!tell(m, b, readable, f))
 			return false;
-		open = true;
+	} else if (closed && json_bool(b, "tray_open")) {
+		/* The guest has opened its tray, and ours would not or was closed. */
+		if (!qemu_tray(m, b, "blockdev-close-tray", false, f))
+			return false;
 	}
-	if (open && closed && !qemu_tray(m, b, "blockdev-close-tray", false, f))
-		return false;
 	m->told = d.generation;
+	m->told_readable = readable;
 	return true;
 }
 
@@ -241,8 +259,10 @@ static bool start(struct mirror *m, struct fault *f)
 	b = qemu_drive(m, f);
 	if (!b)
 		return false;
-	if (json_bool(b, "locked") || !(d.state & SPICEBD_STATE_MEDIUM))
+	if (json_bool(b, "locked") || !(d.state & SPICEBD_STATE_MEDIUM)) {
 		m->told = d.generation;
+		m->told_readable = d.state & SPICEBD_STATE_READY;
+	}
 	return true;
 }
 
