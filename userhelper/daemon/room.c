@@ -5,6 +5,7 @@
 #include <poll.h>
 
 #include "drive.h"
+#include "holders.h"
 #include "medium.h"
 #include "polite.h"
 #include "sock.h"
@@ -31,6 +32,17 @@ static int full_error(const struct room *room, struct derr *e)
 			d->medium ? d->medium->name : "");
 }
 
+/* Who has to let go; where nobody can be seen, it is only known that somebody has it. */
+static int stale_error(struct drive *d, struct derr *e)
+{
+	char who[300];
+
+	if (!holders_describe(d->k.name, d->k.openers, who, sizeof(who)))
+		g_strlcpy(who, "open", sizeof(who));
+	return derr_set(e, EUCLEAN, "drive %s: an old medium, ejected by force, is still %s: "
+			"unmount or close it first, or use force", d->k.name, who);
+}
+
 int room_check(struct room *room)
 {
 	struct drive *d = room->d;
@@ -45,8 +57,7 @@ int room_check(struct room *room)
 	if (drive_has_medium(d) && !room->replace)
 		return full_error(room, e);
 	if (left_stale(d) && !room->force)
-		return derr_set(e, EUCLEAN, "drive %s: an old medium, ejected by force, is still "
-				"open: unmount or close it first, or use force", d->k.name);
+		return stale_error(d, e);
 	return 0;
 }
 

@@ -73,9 +73,14 @@ static void on_answer(void *user, enum spicebd_share_answer answer, const char *
 	uint32_t gone = 0;
 
 	ui_answer(w->verb, w->name, results[answer], text);
-	/* Of a change one of the two stays, whichever drives have. */
-	if (w->by)
-		gone = done ? w->id : spicebd_share_is_in(share, w->by, -1) ? 0 : w->by;
+	/*
+	 * Of a change one of the two stays, whichever drives have. Without an
+	 * answer that is not known, and both do.
+	 */
+	if (w->by && done)
+		gone = w->id;
+	else if (w->by && answer == SPICEBD_SHARE_REFUSED)
+		gone = spicebd_share_is_inserted(share, w->by) ? 0 : w->by;
 	else if (w->drop && done)
 		gone = w->id;
 	wait_free(w);

@@ -219,6 +219,13 @@ bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive)
 	return o && (offer_inserted(o, drive) || offer_streams(o, drive));
 }
 
+bool spicebd_share_is_inserted(struct spicebd_share *share, uint32_t id)
+{
+	struct offer *o = offer_by_id(share, id, NULL);
+
+	return o && offer_inserted(o, -1);
+}
+
 bool spicebd_share_all_back(struct spicebd_share *share)
 {
 	for (guint i = 0; i < share->offers->len; i++) {

@@ -156,6 +156,9 @@ const struct spicebd_share_info *spicebd_share_find(struct spicebd_share *share,
 /* Whether this drive, or any (-1), has it. */
 bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive);
 
+/* Whether a drive was told to have it; one that only looks at it does not count. */
+bool spicebd_share_is_inserted(struct spicebd_share *share, uint32_t id);
+
 /* Whether every medium that is offered was in a drive and is in none now. */
 bool spicebd_share_all_back(struct spicebd_share *share);
 
