@@ -223,25 +223,31 @@ bool sbd_medium_due(const struct sbd_drive *d)
 }
 
 /*
- * One uevent, and what belongs to it. Context: the work item.
- *
- * disk_force_media_change() sends its uevent with the old DISKSEQ, and only
- * then counts on. udev finds that another medium is there than the one it was
- * told of, and does not look at it. So ours is sent, when the number is true.
+ * Another medium, another number. disk_force_media_change() is the only way to
+ * get one; it sends its uevent before it counts, with the old number, and udev
+ * does not look at a device that has another number than it was told. So ours
+ * is sent, by announce(), and that of a new medium is counted before its
+ * partitions, whose uevents carry it too, are found. Context: the work item.
  */
-static void announce(struct sbd_drive *d)
+static void count_medium(struct sbd_drive *d)
 {
-	char *envp[] = { "DISK_MEDIA_CHANGE=1", NULL };
 	struct device *dev = disk_to_dev(d->disk);
 
 	dev_set_uevent_suppress(dev, true);
 	disk_force_media_change(d->disk);
 	dev_set_uevent_suppress(dev, false);
-	kobject_uevent_env(&dev->kobj, KOBJ_CHANGE, envp);
+	/* Older kernels want to scan again now; that is done by us. */
+	clear_bit(GD_NEED_PART_SCAN, &d->disk->state);
+}
+
+/* One uevent, and what belongs to it. Context: the work item. */
+static void announce(struct sbd_drive *d)
+{
+	char *envp[] = { "DISK_MEDIA_CHANGE=1", NULL };
+
+	kobject_uevent_env(&disk_to_dev(d->disk)->kobj, KOBJ_CHANGE, envp);
 	atomic_set(&d->media_event, 1);
 	sbd_stats_add(d, SPICEBD_A_STATS_MEDIUM_CHANGES, 1);
-	/* Older kernels want to scan again now; that was done before. */
-	clear_bit(GD_NEED_PART_SCAN, &d->disk->state);
 }
 
 /*
@@ -307,10 +313,11 @@ static void show(struct sbd_drive *d, u64 generation,
 	 * Opens wait on open_mutex until all is done. A cdrom's may wait for
 	 * us instead, holding that mutex (sbd_cdrom_tray_move()).
 	 */
-	if (partitions) {
+	if (partitions)
 		mutex_lock(&disk->open_mutex);
+	count_medium(d);
+	if (partitions)
 		bdev_disk_changed(disk, false);
-	}
 	ok = still_shown(d, true);
 	if (ok) {
 		announce(d);
@@ -361,8 +368,10 @@ static void hide(struct sbd_drive *d, bool unused)
 		drop_pages(d->disk);
 	mark_partitions_dead(d->disk);
 	drop_partitions(d);
-	if (d->announced)
+	if (d->announced) {
+		count_medium(d);
 		announce(d);
+	}
 	d->announced = false;
 	d->shown = 0;
 	sbd_event(d, SPICEBD_EVENT_MEDIUM_CHANGED);
