@@ -18,17 +18,21 @@ tmpfilesdir ?= $(libdir)/tmpfiles.d
 INSTALL ?= install
 
 bin_programs := spicebdctl spicebd-share
-sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-export spicebd-supervisor
+sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-export spicebd-supervisor \
+	spicebd-mount
 plugin := nbdkit-spicebd-plugin.so
 # Beside the programs' directory, where spicebd-export looks for it.
 plugindir := $(prefix)/lib/spicebd
 units := $(notdir $(wildcard $(here)/systemd/*.socket))
 units_in := $(notdir $(basename $(wildcard $(here)/systemd/*.service.in)))
 rules := $(notdir $(wildcard $(here)/udev/*.rules))
+rules_in := $(notdir $(basename $(wildcard $(here)/udev/*.rules.in)))
+# Never overwritten, and removed only if it is as it came.
+conf := $(sysconfdir)/spicebd/automount.conf
 
 installed := $(addprefix $(bindir)/,$(bin_programs)) $(addprefix $(sbindir)/,$(sbin_programs)) \
 	$(plugindir)/$(plugin) \
-	$(addprefix $(unitdir)/,$(units) $(units_in)) $(addprefix $(udevdir)/,$(rules)) \
+	$(addprefix $(unitdir)/,$(units) $(units_in)) $(addprefix $(udevdir)/,$(rules) $(rules_in)) \
 	$(sysusersdir)/spicebd.conf $(tmpfilesdir)/spicebd.conf
 
 .PHONY: install install-programs install-units uninstall reload
@@ -50,6 +54,12 @@ install-units:
 		chmod 644 $(DESTDIR)$(unitdir)/$$u || exit 1; \
 	done
 	$(INSTALL) -m 644 $(addprefix $(here)/udev/,$(rules)) $(DESTDIR)$(udevdir)
+	for r in $(rules_in); do \
+		sed 's|@sbindir@|$(sbindir)|g' $(here)/udev/$$r.in >$(DESTDIR)$(udevdir)/$$r && \
+		chmod 644 $(DESTDIR)$(udevdir)/$$r || exit 1; \
+	done
+	[ -e $(DESTDIR)$(conf) ] || \
+		$(INSTALL) -m 644 $(here)/mount/automount.conf $(DESTDIR)$(conf)
 	$(INSTALL) -m 644 $(here)/systemd/spicebd.sysusers $(DESTDIR)$(sysusersdir)/spicebd.conf
 	$(INSTALL) -m 644 $(here)/systemd/spicebd.tmpfiles $(DESTDIR)$(tmpfilesdir)/spicebd.conf
 
@@ -71,5 +81,6 @@ uninstall:
 			2>/dev/null || :; \
 	fi
 	rm -f $(addprefix $(DESTDIR),$(installed))
+	! cmp -s $(here)/mount/automount.conf $(DESTDIR)$(conf) || rm -f $(DESTDIR)$(conf)
 	@rmdir $(DESTDIR)$(plugindir) 2>/dev/null || :
 	@rmdir $(DESTDIR)$(sysconfdir)/spicebd/links.d $(DESTDIR)$(sysconfdir)/spicebd 2>/dev/null || :

@@ -3,6 +3,7 @@
 """make install: what goes where, units that systemd takes without a word, and
 nothing left by uninstall."""
 import os
+import re
 import shutil
 
 import procs
@@ -11,11 +12,14 @@ from procs import TOP, equal, ok, run
 # timeout: 60
 
 PROGRAMS = {"bin": ["spicebdctl", "spicebd-share"],
-            "sbin": ["spicebdd", "spicebd-link", "spicebd-nbdkit", "spicebd-export", "spicebd-supervisor"],
+            "sbin": ["spicebdd", "spicebd-link", "spicebd-nbdkit", "spicebd-export", "spicebd-supervisor",
+                     "spicebd-mount"],
             "lib/spicebd": ["nbdkit-spicebd-plugin.so"]}
-UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
+UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service",
+         "spicebd-mount@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
          "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
 NEEDED = ["sysinit.target", "basic.target", "sockets.target", "network.target", "shutdown.target",
+          "local-fs-pre.target", "local-fs.target", "umount.target",
           "multi-user.target", "systemd-tmpfiles-setup.service", "systemd-modules-load.service"]
 
 
@@ -40,16 +44,16 @@ def test():
     got = files(dest)
     want = [f"usr/{d}/{p}" for d, ps in PROGRAMS.items() for p in ps]
     want += [f"usr/lib/systemd/system/{u}" for u in UNITS]
-    want += ["usr/lib/udev/rules.d/60-spicebd.rules", "usr/lib/sysusers.d/spicebd.conf",
-             "usr/lib/tmpfiles.d/spicebd.conf"]
+    want += ["usr/lib/udev/rules.d/60-spicebd.rules", "usr/lib/udev/rules.d/90-spicebd.rules",
+             "usr/lib/sysusers.d/spicebd.conf", "usr/lib/tmpfiles.d/spicebd.conf",
+             "etc/spicebd/automount.conf"]
     equal(got, sorted(want), "what is installed")
     ok(os.path.isdir(f"{dest}/etc/spicebd/links.d"), "/etc/spicebd/links.d is there")
     units = f"{dest}/usr/lib/systemd/system"
     for u in UNITS:
         with open(f"{units}/{u}") as f:
             text = f.read()
-        ok("@" not in text.replace("@system-service", "").replace("link@", "").replace("nbdkit@", "")
-           .replace("export@", ""),
+        ok(not re.search(r"@[a-z]+@", text),
            f"{u}: no placeholder is left")
     if not shutil.which("systemd-analyze"):
         procs.skip("systemd-analyze verify", "no systemd-analyze")
@@ -58,6 +62,8 @@ def test():
             for d in ("/usr/lib/systemd/system", "/lib/systemd/system"):
                 if os.path.exists(f"{d}/{n}"):
                     shutil.copy(f"{d}/{n}", units)
+        os.makedirs(f"{dest}/bin")
+        shutil.copy("/bin/true", f"{dest}/bin/kill")
         os.environ["SYSTEMD_LOG_COLOR"] = "0"
         r = run("systemd-analyze", "verify", "--man=no", f"--root={dest}",
                 *[u.replace("@.", "@x.") for u in UNITS])
@@ -65,6 +71,19 @@ def test():
         for n in NEEDED:
             if os.path.exists(f"{units}/{n}"):
                 os.unlink(f"{units}/{n}")
+        shutil.rmtree(f"{dest}/bin")
+    with open(f"{dest}/usr/lib/udev/rules.d/90-spicebd.rules") as f:
+        ok("/usr/sbin/spicebd-mount --owner" in f.read(), "the rules name the installed program")
+    conf = f"{dest}/etc/spicebd/automount.conf"
+    with open(conf, "a") as f:
+        f.write("enable=no\n")
+    make("install", dest, "prefix=/usr")
+    with open(conf) as f:
+        ok("enable=no\n" in f.read().splitlines(True)[-1:], "a changed automount.conf is kept")
+    make("uninstall", dest, "prefix=/usr")
+    ok(os.path.exists(conf), "also by uninstall")
+    os.unlink(conf)
+    make("install", dest, "prefix=/usr")
     r = make("uninstall", dest, "prefix=/usr")
     equal((r.returncode, files(dest)), (0, []), "uninstall leaves no file")
 
