@@ -7,6 +7,14 @@
 # shellcheck source-path=SCRIPTDIR source=../e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../e2e/lib.sh"
 
+# automount LINE…: what automount.conf holds; off, unless a test turns it on:
+# a medium that is mounted by itself is in use.
+automount() {
+	mkdir -p /etc/spicebd
+	printf '%s\n' "$@" >/etc/spicebd/automount.conf
+}
+automount enable=no
+
 trap 'spicebdctl unlisten >/dev/null 2>&1; cleanup' EXIT
 
 # settle: until udev has handled all that the kernel has said so far

@@ -66,6 +66,12 @@ equal "ID_PART_ENTRY_NUMBER" "$(prop /dev/spicebd1p2 ID_PART_ENTRY_NUMBER)" 2
 check "a file system on one" mkfs.ext4 -q -L PARTLABEL /dev/spicebd1p1
 check "its label's link" await 20 test /dev/disk/by-label/PARTLABEL -ef /dev/spicebd1p1
 check "eject" spicebdctl eject 1
+settle
+check "insert it again" spicebdctl insert 1 "$work/parts.img"
+settle
+equal "the partition is looked at when it comes" "$(prop /dev/spicebd1p1 ID_FS_LABEL)" PARTLABEL
+equal "its number is its medium's" "$(prop /dev/spicebd1p1 DISKSEQ)" "$(cat /sys/block/spicebd1/diskseq)"
+check "eject" spicebdctl eject 1
 empty 1 "disk, ejected again"
 check "no partition is left" sh -c '! ls /dev/spicebd1p* /dev/disk/by-id/*-part* 2>/dev/null'
 check "no link of it" sh -c \

@@ -12,6 +12,13 @@ drive() {
 		org.freedesktop.UDisks2.Drive "$2" 2>/dev/null | cut -d' ' -f2- | tr -d '"'
 }
 drive_is() { [ "$(drive "$1" "$2")" = "$3" ]; }
+# hint DEVICE: does udisks tell a desktop to mount it?
+hint() {
+	busctl get-property org.freedesktop.UDisks2 \
+		"/org/freedesktop/UDisks2/block_devices/$1" \
+		org.freedesktop.UDisks2.Block HintAuto 2>/dev/null
+}
+hint_is() { [ "$(hint "$1")" = "b $2" ]; }
 mounted() { findmnt -nro TARGET -S "$1"; }
 known() { udisksctl info -b "$1" 2>/dev/null | grep -q "IdLabel: *$2\$"; }
 
@@ -30,6 +37,7 @@ settle
 check "the CD drive has a medium" await 20 drive_is CD_0 MediaAvailable true
 equal "an optical one" "$(drive CD_0 Optical)" true
 check "its label is known" await 20 known /dev/spicebd0 SELFTEST
+check "a desktop is to mount it" await 20 hint_is spicebd0 true
 check "mount" udisksctl mount -b /dev/spicebd0
 at=$(mounted /dev/spicebd0)
 check "its files are equal" sh -c "cd '$at' && md5sum --quiet -c '$work/disc.iso.md5'"
@@ -48,6 +56,7 @@ check "insert a disk" spicebdctl insert 1 --read-write "$work/disk.img"
 settle
 check "the disk has a medium" await 20 drive_is Disk_1 MediaAvailable true
 check "its label is known" await 20 known /dev/spicebd1 STICK
+check "a desktop is to mount it" await 20 hint_is spicebd1 true
 check "mount" udisksctl mount -b /dev/spicebd1
 at=$(mounted /dev/spicebd1)
 check "write" sh -c "date >'$at/a file'"
