@@ -18,6 +18,7 @@ help:
 	@echo 'make demo             the whole way, shown in a test machine'
 	@echo 'make check            the tests of a submission'
 	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
+	@echo 'make bench            the cost of a request, beside that of nbd.ko (KERNEL=6.1|6.12)'
 	@echo 'make setup            install what tests and builds need (apt, kernels)'
 	@echo 'make clean'
 
@@ -38,7 +39,11 @@ $(KERNELS:%=kmod-%): kmod-%:
 	$(VM)/setup packages kernel-$*
 	$(VM)/kbuild $* --strict
 
-.PHONY: demo check check-full soak
+.PHONY: demo check check-full soak bench
+bench:
+	$(VM)/setup packages
+	selftests/bench/run --kernel $(or $(KERNEL),6.12)
+
 demo:
 	selftests/demo/run
 
