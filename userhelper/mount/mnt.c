@@ -77,6 +77,8 @@ static int own_options(int fd, const char *type, bool writable)
 		if (r == 0)
 			r = fs_option(fd, "dmode", "0555");
 	}
+	if (r == 0 && !strcmp(type, "iso9660"))
+		r = fs_option(fd, "overriderockperm", NULL);
 	return r;
 }
 
