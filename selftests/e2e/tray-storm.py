@@ -235,10 +235,31 @@ def killed_in_a_change(b, personality):
     quiet(b)
 
 
+def killed_maker_of_sockets(b):
+    """spicebdd's child keeps the one right that it gave up. Without it spicebdd
+    is started anew; a medium that is in stays in, and others can come."""
+    disk, cd = b.drives[DISK], b.drives[CDROM]
+    disk.empty_all()
+    here, other = media(b)[:2]
+    b.q.do("spicebd-insert", drive=disk.name, source=here.path)
+    disk.settle()
+    pid = daemon_pid()
+    os.kill(int(sh("pgrep -x spicebdd-sock")), signal.SIGKILL)
+    reconnect(b, pid)
+    same(state_after(b.q, disk.name)["state"], "ready", "the medium that was in")
+    disk.settle()
+    disk.holds("closed", here)
+    b.q.do("spicebd-insert", drive=cd.name, source=other.path, read_only_mode="read-only")
+    cd.settle()
+    cd.holds("closed", other)
+    disk.empty_all()
+
+
 table = Table()
 table.add("storm: three clients, insert, change, tray, eject", three_clients)
 for p in (CDROM, DISK):
     table.add(f"kill: spicebdd in the middle of a change, {p}", killed_in_a_change, p)
+table.add("kill: spicebdd's maker of sockets", killed_maker_of_sockets)
 
 if __name__ == "__main__":
     table.main(Bench)

@@ -121,6 +121,14 @@ static gboolean on_signal(gpointer arg)
 	return G_SOURCE_CONTINUE;
 }
 
+/* The rights to make another one were given up: whoever started us has them. */
+static gboolean on_opener_gone(gint fd, GIOCondition cond, gpointer arg)
+{
+	log_warn("the process that makes queue sockets has ended: starting anew");
+	control_quit(EXIT_AGAIN);
+	return G_SOURCE_REMOVE;
+}
+
 /* Media stay where they are, and their requests with the kernel. */
 static void finish(void)
 {
@@ -168,6 +176,7 @@ static void serve(void)
 	loop = g_main_loop_new(NULL, FALSE);
 	g_unix_signal_add(SIGTERM, on_signal, NULL);
 	g_unix_signal_add(SIGINT, on_signal, NULL);
+	g_unix_fd_add(privs_opener_fd(), G_IO_HUP | G_IO_ERR, on_opener_gone, NULL);
 	links_init(asks_take, control_media_event);
 	drives_follow();
 	adopt_start();

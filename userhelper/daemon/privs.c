@@ -81,6 +81,11 @@ int privs_start_opener(struct derr *e)
 	return 0;
 }
 
+int privs_opener_fd(void)
+{
+	return opener;
+}
+
 int privs_queue_socket(struct derr *e)
 {
 	struct pollfd p = { .fd = opener, .events = POLLIN };

@@ -19,6 +19,9 @@
 /* Fork the maker of sockets; before any thread. */
 int privs_start_opener(struct derr *e);
 
+/* Hangs up when that process ends: without it no medium can be inserted. */
+int privs_opener_fd(void);
+
 /* A queue socket, or -errno. Waits for the other process a second at most. */
 int privs_queue_socket(struct derr *e);
 
