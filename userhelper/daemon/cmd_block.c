@@ -111,31 +111,32 @@ static void remove_medium(struct cmd *c)
 static void insert_medium(struct cmd *c)
 {
 	struct insert_args a = { .personality = -1, .open_tray = true, .patience = -1 };
-	bool failed, read_only;
 	struct derr e;
+	bool failed;
 
 	a.drive = arg_drive(c, true, &failed);
 	if (failed)
 		return;
-	a.source = node_source(arg_str(c, "node-name"), &read_only, &e);
+	a.source = node_source(arg_str(c, "node-name"), &a.mode, &e);
 	if (!a.source) {
 		cmd_fail(c, &e);
 		return;
 	}
-	a.mode = read_only ? RO_READ_ONLY : RO_AUTO;
+	/* A drive that never writes asks for no more than reading. */
+	if (drive_has_tray(a.drive) && a.mode == RO_READ_WRITE)
+		a.mode = RO_AUTO;
 	a.timeout = INSERT_TIMEOUT;
 	insert_start(&a, done, c);
 }
 
 static void change_medium(struct cmd *c)
 {
-	struct insert_args a = { .personality = -1, .replace = true, .patience = -1 };
+	struct insert_args a = { .personality = -1, .replace = true };
 	const char *format = arg_str(c, "format");
 	struct derr e;
-	bool failed;
 
-	a.drive = arg_drive(c, true, &failed);
-	if (failed)
+	a.drive = arg_asked(c, &a.patience);
+	if (!a.drive)
 		return;
 	if (format && strcmp(format, "raw"))
 		derr_set(&e, EINVAL, "Unknown driver '%s'", format);
@@ -146,17 +147,15 @@ static void change_medium(struct cmd *c)
 		return;
 	}
 	a.force = arg_bool(c, "force", false);
-	a.timeout = INSERT_TIMEOUT;
+	a.timeout = INSERT_TIMEOUT + MAX(a.patience, 0);
 	insert_start(&a, done, c);
 }
 
 static void blockdev_add(struct cmd *c)
 {
 	struct derr e;
-	int r = node_add(arg_str(c, "node-name"), arg_str(c, "driver"),
-			 arg_bool(c, "read-only", false), c->args, &e);
 
-	cmd_end(c, r, &e);
+	cmd_end(c, node_add(c->args, &e), &e);
 }
 
 static void blockdev_del(struct cmd *c)
@@ -194,17 +193,18 @@ static void remove_fd(struct cmd *c)
 }
 
 const struct cmd_desc commands_block[] = {
-	{ "eject", eject, 0, "device:s? id:s? force:b? timeout:i?" },
-	{ "blockdev-open-tray", open_tray, 0, "device:s? id:s? force:b? wait:b? timeout:i?" },
-	{ "blockdev-close-tray", close_tray, 0, "device:s? id:s?" },
-	{ "blockdev-remove-medium", remove_medium, 0, "id:s force:b? timeout:i?" },
-	{ "blockdev-insert-medium", insert_medium, 0, "id:s node-name:s" },
+	{ "eject", eject, 0, "device:s? id:s? force:b? timeout:i?", NULL },
+	{ "blockdev-open-tray", open_tray, 0, "device:s? id:s? force:b? wait:b? timeout:i?", NULL },
+	{ "blockdev-close-tray", close_tray, 0, "device:s? id:s?", NULL },
+	{ "blockdev-remove-medium", remove_medium, 0, "id:s force:b? timeout:i?", NULL },
+	{ "blockdev-insert-medium", insert_medium, 0, "id:s node-name:s", NULL },
 	{ "blockdev-change-medium", change_medium, 0,
-	  "device:s? id:s? filename:s format:s? force:b? read-only-mode:s?" },
+	  "device:s? id:s? filename:s format:s? force:b? "
+	  "read-only-mode:BlockdevChangeReadOnlyMode? timeout:i?", NULL },
 	{ "blockdev-add", blockdev_add, 0,
-	  "driver:s node-name:s read-only:b? ..." },
-	{ "blockdev-del", blockdev_del, 0, "node-name:s" },
-	{ "add-fd", add_fd, 0, "fdset-id:i? opaque:s?" },
-	{ "remove-fd", remove_fd, 0, "fdset-id:i fd:i?" },
-	{ NULL },
+	  "@BlockdevOptions", NULL },
+	{ "blockdev-del", blockdev_del, 0, "node-name:s", NULL },
+	{ "add-fd", add_fd, 0, "fdset-id:i? opaque:s?", "AddfdInfo" },
+	{ "remove-fd", remove_fd, 0, "fdset-id:i fd:i?", NULL },
+	{ NULL, NULL, 0, NULL, NULL },
 };

@@ -163,12 +163,13 @@ static void quit(struct cmd *c)
 
 const struct cmd_desc commands_own[] = {
 	{ "spicebd-insert", spicebd_insert, 0,
-	  "source:s filename:s? drive:s? personality:s? read-only-mode:s? force:b? replace:b? "
-	  "on-tray:b? timeout:i? resend:b?" },
+	  "source:s filename:s? drive:s? personality:SpicebdPersonality? "
+	  "read-only-mode:SpicebdReadOnlyMode? force:b? replace:b? "
+	  "on-tray:b? timeout:i? resend:b?", "SpicebdInserted" },
 	{ "spicebd-drive-add", drive_add_cmd, 0,
-	  "personality:s index:i? queues:i? depth:i? max-io:i? reconnect-timeout:i? "
-	  "stall-timeout:i?" },
-	{ "spicebd-drive-del", drive_del_cmd, 0, "drive:s force:b?" },
-	{ "quit", quit, 0, "" },
-	{ NULL },
+	  "personality:SpicebdPersonality index:i? queues:i? depth:i? max-io:i? reconnect-timeout:i? "
+	  "stall-timeout:i?", "SpicebdMade" },
+	{ "spicebd-drive-del", drive_del_cmd, 0, "drive:s force:b?", NULL },
+	{ "quit", quit, 0, "", NULL },
+	{ NULL, NULL, 0, NULL, NULL },
 };

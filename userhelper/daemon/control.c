@@ -14,6 +14,7 @@
 #include "fdset.h"
 #include "log.h"
 #include "query.h"
+#include "schema.h"
 #include "sock.h"
 
 /* Peers. */
@@ -40,22 +41,13 @@ static const struct cmd_desc *find_command(const char *name)
 	return NULL;
 }
 
-JsonArray *control_commands(bool status)
+const struct cmd_desc *control_command(unsigned int n)
 {
-	JsonArray *a = json_array_new();
-
-	for (size_t t = 0; t < G_N_ELEMENTS(tables); t++) {
-		for (const struct cmd_desc *c = tables[t]; c->name; c++) {
-			JsonObject *o;
-
-			if (status && !(c->flags & CMD_STATUS))
-				continue;
-			o = json_object_new();
-			json_object_set_string_member(o, "name", c->name);
-			json_array_add_object_element(a, o);
-		}
-	}
-	return a;
+	for (size_t t = 0; t < G_N_ELEMENTS(tables); t++)
+		for (const struct cmd_desc *c = tables[t]; c->name; c++)
+			if (!n--)
+				return c;
+	return NULL;
 }
 
 /* Answers. */
@@ -132,7 +124,9 @@ struct drive *arg_drive(struct cmd *c, bool needed, bool *failed)
 	struct derr e;
 
 	*failed = false;
-	if (arg_has(c, "device"))
+	if (arg_has(c, "device") && arg_has(c, "id"))
+		needed = true;
+	else if (arg_has(c, "device"))
 		name = arg_str(c, "device");
 	else if (arg_has(c, "id"))
 		name = arg_str(c, "id");
@@ -147,86 +141,6 @@ struct drive *arg_drive(struct cmd *c, bool needed, bool *failed)
 		cmd_fail(c, &e);
 	}
 	return d;
-}
-
-static bool type_ok(JsonNode *n, char type, const char **wanted)
-{
-	GType t = JSON_NODE_HOLDS_VALUE(n) ? json_node_get_value_type(n) : G_TYPE_INVALID;
-
-	switch (type) {
-	case 's':
-		*wanted = "string";
-		return t == G_TYPE_STRING;
-	case 'i':
-		*wanted = "integer";
-		return t == G_TYPE_INT64;
-	case 'b':
-		*wanted = "boolean";
-		return t == G_TYPE_BOOLEAN;
-	case 'o':
-		*wanted = "object";
-		return JSON_NODE_HOLDS_OBJECT(n);
-	default:
-		return true;
-	}
-}
-
-/* One "name:type?" of a description against what came. */
-static int check_arg(const char *spec, JsonObject *args, unsigned int *known, struct derr *e)
-{
-	const char *colon = strchr(spec, ':'), *wanted = "";
-	char *name = g_strndup(spec, colon - spec);
-	JsonNode *n = json_object_get_member(args, name);
-	int r = 0;
-
-	if (!n && colon[2] != '?')
-		r = derr_set(e, EINVAL, "Parameter '%s' is missing", name);
-	if (n)
-		(*known)++;
-	if (n && !type_ok(n, colon[1], &wanted))
-		r = derr_set(e, EINVAL, "Invalid parameter type for '%s', expected: %s", name,
-			     wanted);
-	g_free(name);
-	return r;
-}
-
-static int name_unknown(const struct cmd_desc *d, JsonObject *args, struct derr *e)
-{
-	GList *members = json_object_get_members(args);
-	char *spec = g_strdup_printf(" %s", d->args);
-	int r = 0;
-
-	for (GList *l = members; l && !r; l = l->next) {
-		char *key = g_strdup_printf(" %s:", (char *)l->data);
-
-		if (strchr(l->data, ' ') || strchr(l->data, ':') || !strstr(spec, key))
-			r = derr_set(e, EINVAL, "Parameter '%s' is unexpected", (char *)l->data);
-		g_free(key);
-	}
-	g_free(spec);
-	g_list_free(members);
-	return r;
-}
-
-static int check_args(const struct cmd_desc *d, JsonObject *args, struct derr *e)
-{
-	char **specs = g_strsplit(d->args, " ", -1);
-	unsigned int known = 0;
-	bool open = false;
-	int r = 0;
-
-	for (char **s = specs; *s && !r; s++) {
-		if (!**s)
-			continue;
-		if (!strcmp(*s, "..."))
-			open = true;
-		else
-			r = check_arg(*s, args, &known, e);
-	}
-	g_strfreev(specs);
-	if (!r && !open && known != json_object_get_size(args))
-		r = name_unknown(d, args, e);
-	return r;
 }
 
 static void on_command(struct qmp_peer *p, const char *name, JsonObject *args)
@@ -248,7 +162,7 @@ static void on_command(struct qmp_peer *p, const char *name, JsonObject *args)
 	c->peer = qmp_peer_ref(p);
 	c->args = args ? json_object_ref(args) : json_object_new();
 	c->status = s->status;
-	if (check_args(d, c->args, &e) < 0)
+	if (schema_check(d->args, c->args, &e) < 0)
 		cmd_fail(c, &e);
 	else
 		d->run(c);

@@ -33,15 +33,15 @@ struct cmd {
 
 /**
  * struct cmd_desc - a command
- * @args: what it takes: "name:type" each, '?' after the type if it may be left
- *	out; types: s string, i integer, b boolean, o object, * any. A last
- *	"..." lets anything else pass.
+ * @args: what it takes, a list of members as in schema.h
+ * @ret: type of what it answers, or NULL: an empty object
  */
 struct cmd_desc {
 	const char *name;
 	void (*run)(struct cmd *c);
 	unsigned int flags;
 	const char *args;
+	const char *ret;
 };
 
 /* The tables, each in a file of its own. */
@@ -64,8 +64,8 @@ bool arg_has(const struct cmd *c, const char *name);
 /* The drive that "device", "id" or "drive" names; fails the command if none. */
 struct drive *arg_drive(struct cmd *c, bool needed, bool *failed);
 
-/* Names of all commands, for query-commands. */
-JsonArray *control_commands(bool status);
+/* The n-th of all commands, or NULL. */
+const struct cmd_desc *control_command(unsigned int n);
 
 int control_init(struct derr *e);
 void control_listen(void);

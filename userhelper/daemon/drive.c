@@ -50,8 +50,7 @@ struct drive *drive_find(const char *name, struct derr *e)
 	for (struct drive *d = drive_first(); d; d = drive_next(d))
 		if (!strcmp(d->k.name, name))
 			return d;
-	derr_class(e, QMP_DEVICE_NOT_FOUND, ENODEV, "no such drive: '%s' (spicebdctl list shows "
-		   "them)", name);
+	derr_class(e, QMP_DEVICE_NOT_FOUND, ENODEV, "Device '%s' not found", name);
 	return NULL;
 }
 

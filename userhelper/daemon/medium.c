@@ -106,7 +106,7 @@ void medium_for_kernel(const struct medium *m, struct kernel_medium *km)
 		km->flags |= SPICEBD_MEDIUM_FLUSH;
 	if (p->fua)
 		km->flags |= SPICEBD_MEDIUM_FUA;
-	if (p->trim)
+	if (p->trim && !m->source->no_discard)
 		km->flags |= SPICEBD_MEDIUM_DISCARD;
 	if (p->zero)
 		km->flags |= SPICEBD_MEDIUM_WRITE_ZEROES;

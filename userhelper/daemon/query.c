@@ -6,7 +6,9 @@
 
 #include "control.h"
 #include "drive.h"
+#include "introspect.h"
 #include "links.h"
+#include "nodes.h"
 
 static JsonObject *version(void)
 {
@@ -43,7 +45,26 @@ static void query_version(struct cmd *c)
 
 static void query_commands(struct cmd *c)
 {
-	cmd_return_array(c, control_commands(c->status));
+	cmd_return_array(c, introspect_commands(c->status));
+}
+
+static void query_events(struct cmd *c)
+{
+	cmd_return_array(c, introspect_events());
+}
+
+static void query_qmp_schema(struct cmd *c)
+{
+	cmd_return_array(c, introspect_schema(c->status));
+}
+
+static void query_status(struct cmd *c)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_boolean_member(o, "running", !blockers_stopped());
+	json_object_set_string_member(o, "status", blockers_stopped() ? "shutdown" : "running");
+	cmd_return_object(c, o);
 }
 
 static void query_name(struct cmd *c)
@@ -80,25 +101,61 @@ JsonObject *query_inserted(struct drive *d)
 	return o;
 }
 
-/* QEMU's shape. */
-static JsonObject *inserted_as_qemu(const struct drive *d, const struct cmd *c)
+/* QEMU's shape. What it tells of throttling and caches there is none of here. */
+static JsonObject *block_device_info(const char *file, const char *driver, bool ro, uint64_t size)
 {
-	JsonObject *o = json_object_new(), *image = json_object_new();
-	const struct medium *m = d->medium;
-	const char *file = m && !c->status ? m->source->uri : "";
+	static const char *const limits[] = {
+		"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr", "write_threshold",
+		"backing_file_depth",
+	};
+	JsonObject *o = json_object_new(), *image = json_object_new(), *cache = json_object_new();
 
 	json_object_set_string_member(o, "file", file);
-	json_object_set_boolean_member(o, "ro", d->k.medium.flags & SPICEBD_MEDIUM_READ_ONLY);
-	json_object_set_string_member(o, "drv", "raw");
+	json_object_set_boolean_member(o, "ro", ro);
+	json_object_set_string_member(o, "drv", driver);
+	json_object_set_boolean_member(o, "active", TRUE);
+	json_object_set_boolean_member(o, "encrypted", FALSE);
+	json_object_set_string_member(o, "detect_zeroes", "off");
+	for (size_t i = 0; i < G_N_ELEMENTS(limits); i++)
+		json_object_set_int_member(o, limits[i], 0);
+	json_object_set_string_member(image, "filename", file);
+	json_object_set_string_member(image, "format", driver);
+	json_object_set_int_member(image, "virtual-size", size);
+	json_object_set_object_member(o, "image", image);
+	json_object_set_boolean_member(cache, "writeback", TRUE);
+	json_object_set_boolean_member(cache, "direct", FALSE);
+	json_object_set_boolean_member(cache, "no-flush", FALSE);
+	json_object_set_object_member(o, "cache", cache);
+	return o;
+}
+
+static JsonObject *inserted_as_qemu(const struct drive *d, const struct cmd *c)
+{
+	const struct medium *m = d->medium;
+	JsonObject *o = block_device_info(m && !c->status ? m->source->uri : "", "raw",
+					  d->k.medium.flags & SPICEBD_MEDIUM_READ_ONLY,
+					  d->k.medium.size);
+
 	if (m && m->source->node_name && !c->status)
 		json_object_set_string_member(o, "node-name", m->source->node_name);
-	json_object_set_boolean_member(o, "encrypted", FALSE);
-	json_object_set_int_member(o, "backing_file_depth", 0);
-	json_object_set_string_member(image, "filename", file);
-	json_object_set_string_member(image, "format", "raw");
-	json_object_set_int_member(image, "virtual-size", d->k.medium.size);
-	json_object_set_object_member(o, "image", image);
 	return o;
+}
+
+static void add_node(const struct node_info *i, void *arg)
+{
+	uint64_t size = i->drive ? i->drive->k.medium.size : 0;
+	JsonObject *o = block_device_info(i->file, i->driver, i->read_only, size);
+
+	json_object_set_string_member(o, "node-name", i->name);
+	json_array_add_object_element(arg, o);
+}
+
+static void query_named_block_nodes(struct cmd *c)
+{
+	JsonArray *a = json_array_new();
+
+	nodes_each(add_node, a);
+	cmd_return_array(c, a);
 }
 
 static void query_block(struct cmd *c)
@@ -315,11 +372,15 @@ static void spicebd_query_media(struct cmd *c)
 }
 
 const struct cmd_desc commands_query[] = {
-	{ "query-version", query_version, CMD_STATUS, "" },
-	{ "query-commands", query_commands, CMD_STATUS, "" },
-	{ "query-name", query_name, CMD_STATUS, "" },
-	{ "query-block", query_block, CMD_STATUS, "" },
-	{ "spicebd-query", spicebd_query, CMD_STATUS, "drive:s?" },
-	{ "spicebd-query-media", spicebd_query_media, 0, "" },
-	{ NULL },
+	{ "query-version", query_version, CMD_STATUS, "", "VersionInfo" },
+	{ "query-commands", query_commands, CMD_STATUS, "", "[CommandInfo]" },
+	{ "query-events", query_events, CMD_STATUS, "", "[EventInfo]" },
+	{ "query-qmp-schema", query_qmp_schema, CMD_STATUS, "", "[SchemaInfo]" },
+	{ "query-name", query_name, CMD_STATUS, "", "NameInfo" },
+	{ "query-status", query_status, CMD_STATUS, "", "StatusInfo" },
+	{ "query-block", query_block, CMD_STATUS, "", "[BlockInfo]" },
+	{ "query-named-block-nodes", query_named_block_nodes, 0, "flat:b?", "[BlockDeviceInfo]" },
+	{ "spicebd-query", spicebd_query, CMD_STATUS, "drive:s?", "[SpicebdDrive]" },
+	{ "spicebd-query-media", spicebd_query_media, 0, "", "[SpicebdLinkMedia]" },
+	{ NULL, NULL, 0, NULL, NULL },
 };

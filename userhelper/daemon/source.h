@@ -81,6 +81,7 @@ struct source_ops {
  * @name: of the medium, for people
  * @node_name: under which blockdev-add made it, or NULL
  * @resend: an administrator's word that writes may be sent again unfenced
+ * @no_discard: discards are not passed on
  * @drive: index of its drive, or -1 while it has none
  * @kind: what the source itself says
  * @store: identity of the store, if the source knows one
@@ -97,6 +98,7 @@ struct source {
 	char *name;
 	char *node_name;
 	bool resend;
+	bool no_discard;
 	bool read_only;
 	bool offer_read_only;
 	bool folder_as_disk;

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The definitions. Those of QEMU's have QEMU's names. */
+#include "schema.h"
+
+#define ENUM(name, values)		{ name, SCHEMA_ENUM, values, NULL, NULL }
+#define OBJECT(name, members)		{ name, SCHEMA_OBJECT, members, NULL, NULL }
+#define ALTERNATE(name, types)		{ name, SCHEMA_ALTERNATE, types, NULL, NULL }
+#define UNION(name, members, tag, variants) { name, SCHEMA_OBJECT, members, tag, variants }
+
+const struct schema_def schema_defs[] = {
+	/* versions, commands */
+	OBJECT("VersionTriple", "major:i minor:i micro:i"),
+	OBJECT("VersionInfo", "qemu:VersionTriple package:s"),
+	OBJECT("CommandInfo", "name:s"),
+	OBJECT("EventInfo", "name:s"),
+	OBJECT("NameInfo", "name:s?"),
+	ENUM("RunState", "running shutdown"),
+	OBJECT("StatusInfo", "running:b status:RunState"),
+	ENUM("SchemaMetaType", "builtin enum array object alternate command event"),
+	UNION("SchemaInfo", "name:s meta-type:SchemaMetaType", "meta-type",
+	       "builtin:SchemaInfoBuiltin enum:SchemaInfoEnum array:SchemaInfoArray "
+	       "object:SchemaInfoObject alternate:SchemaInfoAlternate command:SchemaInfoCommand "
+	       "event:SchemaInfoEvent"),
+	OBJECT("SchemaInfoBuiltin", "json-type:s"),
+	OBJECT("SchemaInfoEnumMember", "name:s"),
+	OBJECT("SchemaInfoEnum", "members:[SchemaInfoEnumMember] values:[s]"),
+	OBJECT("SchemaInfoArray", "element-type:s"),
+	OBJECT("SchemaInfoObjectMember", "name:s type:s default:*?"),
+	OBJECT("SchemaInfoObjectVariant", "case:s type:s"),
+	OBJECT("SchemaInfoObject",
+	       "members:[SchemaInfoObjectMember] tag:s? variants:[SchemaInfoObjectVariant]?"),
+	OBJECT("SchemaInfoAlternateMember", "type:s"),
+	OBJECT("SchemaInfoAlternate", "members:[SchemaInfoAlternateMember]"),
+	OBJECT("SchemaInfoCommand", "arg-type:s ret-type:s allow-oob:b"),
+	OBJECT("SchemaInfoEvent", "arg-type:s"),
+
+	/* sources with a name */
+	ENUM("BlockdevDriver", "file host_cdrom host_device nbd raw spice"),
+	ENUM("BlockdevDiscardOptions", "ignore unmap"),
+	ENUM("SocketAddressType", "inet unix"),
+	OBJECT("InetSocketAddress", "host:s port:s"),
+	OBJECT("UnixSocketAddress", "path:s"),
+	UNION("SocketAddress", "type:SocketAddressType", "type",
+	       "inet:InetSocketAddress unix:UnixSocketAddress"),
+	OBJECT("BlockdevOptionsFile", "filename:s"),
+	OBJECT("BlockdevOptionsNbd", "server:SocketAddress export:s?"),
+	OBJECT("BlockdevOptionsRaw", "file:BlockdevRef"),
+	OBJECT("BlockdevOptionsSpice", "link:s? medium:s?"),
+	ALTERNATE("BlockdevRef", "BlockdevOptions s"),
+	UNION("BlockdevOptions",
+	       "driver:BlockdevDriver node-name:s? read-only:b? auto-read-only:b? "
+	       "discard:BlockdevDiscardOptions?", "driver",
+	       "file:BlockdevOptionsFile host_cdrom:BlockdevOptionsFile "
+	       "host_device:BlockdevOptionsFile nbd:BlockdevOptionsNbd raw:BlockdevOptionsRaw "
+	       "spice:BlockdevOptionsSpice"),
+	ENUM("BlockdevChangeReadOnlyMode", "retain read-only read-write"),
+	OBJECT("AddfdInfo", "fdset-id:i fd:i"),
+
+	/* query-block, query-named-block-nodes */
+	ENUM("BlockDeviceIoStatus", "ok failed nospace"),
+	ENUM("BlockdevDetectZeroesOptions", "off on unmap"),
+	OBJECT("BlockdevCacheInfo", "writeback:b direct:b no-flush:b"),
+	OBJECT("ImageInfo", "filename:s format:s virtual-size:i"),
+	OBJECT("BlockDeviceInfo", "file:s node-name:s? ro:b drv:s backing_file_depth:i active:b encrypted:b "
+	       "detect_zeroes:BlockdevDetectZeroesOptions bps:i bps_rd:i bps_wr:i iops:i iops_rd:i "
+	       "iops_wr:i image:ImageInfo cache:BlockdevCacheInfo write_threshold:i"),
+	OBJECT("BlockInfo", "device:s qdev:s? type:s removable:b locked:b inserted:BlockDeviceInfo? tray_open:b? "
+	       "io-status:BlockDeviceIoStatus?"),
+
+	/* our own */
+	ENUM("SpicebdPersonality", "cdrom disk"),
+	ENUM("SpicebdReadOnlyMode", "auto read-only read-write retain"),
+	ENUM("SpicebdTray", "closed open"),
+	ENUM("SpicebdState", "empty ready settling reconnecting error no-helper"),
+	ENUM("SpicebdMediumKind", "cdrom disk unknown"),
+	ENUM("SpicebdSourceType", "spice nbd file"),
+	OBJECT("SpicebdInserted", "drive:s device:s personality:SpicebdPersonality read-only:b size:i name:s"),
+	OBJECT("SpicebdMade", "drive:s device:s"),
+	OBJECT("SpicebdSource", "type:SpicebdSourceType uri:s"),
+	OBJECT("SpicebdMediumLink", "up:b connections:i"),
+	OBJECT("SpicebdMedium", "name:s? size:i read-only:b kind:SpicebdMediumKind block-size:i source:SpicebdSource? "
+	       "link:SpicebdMediumLink?"),
+	ALTERNATE("SpicebdMediumOrNull", "null SpicebdMedium"),
+	OBJECT("SpicebdStats", "reads:i writes:i flushes:i discards:i write-zeroes:i read-bytes:i write-bytes:i "
+	       "errors:i refused:i resent:i medium-changes:i"),
+	OBJECT("SpicebdDrive", "drive:s index:i device:s personality:SpicebdPersonality tray:SpicebdTray locked:b "
+	       "stale:b state:SpicebdState reason:s? openers:i queues:i depth:i max-io:i "
+	       "reconnect-timeout:i stall-timeout:i in-flight:i held:i hold-left-ms:i? generation:i "
+	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
+	OBJECT("SpicebdOffer", "name:s size:i read-only:b kind:SpicebdMediumKind in-use-by:s?"),
+	OBJECT("SpicebdLinkMedia", "link:s client:b media:[SpicebdOffer]"),
+	OBJECT("SpicebdEventMedium", "name:s? size:i read-only:b"),
+	ALTERNATE("SpicebdEventMediumOrNull", "null SpicebdEventMedium"),
+	{ NULL, SCHEMA_ENUM, NULL, NULL, NULL },
+};
+
+const struct schema_event schema_events[] = {
+	{ "DEVICE_TRAY_MOVED", "device:s id:s tray-open:b" },
+	{ "SPICEBD_DRIVE_ADDED", "drive:s" },
+	{ "SPICEBD_DRIVE_REMOVED", "drive:s" },
+	{ "SPICEBD_EJECT_REQUEST", "drive:s" },
+	{ "SPICEBD_LINK", "drive:s up:b reason:s?" },
+	{ "SPICEBD_LOCK_CHANGED", "drive:s locked:b" },
+	{ "SPICEBD_MEDIA_CHANGED", "link:s?" },
+	{ "SPICEBD_MEDIUM_CHANGED", "drive:s generation:i medium:SpicebdEventMediumOrNull" },
+	{ NULL, NULL },
+};
