@@ -13,7 +13,7 @@ from procs import BIN, equal, ok, run
 # timeout: 120
 
 CTL = os.path.join(BIN, "spicebdctl")
-VERBS = "insert change eject open close remove list status add del monitor listen unlisten media start stop".split()
+VERBS = "insert change eject open close remove lock unlock list status add del monitor listen unlisten media start stop".split()
 
 
 def path(name):
@@ -45,7 +45,11 @@ def usage():
     refused(2, "one of --read-only and --read-write", "insert", "--read-only", "--read-write", "x")
     refused(2, "no number of seconds", "insert", "--timeout", "soon", "x")
     refused(2, "requires an argument", "insert", "--timeout")
-    for v in ("eject", "open", "close", "remove"):
+    for v in ("lock", "unlock"):
+        refused(2, "name one drive", v)
+    refused(2, "unrecognized option", "lock", "--force", "0")
+    refused(2, "unrecognized option", "unlock", "--timeout", "1", "0")
+    for v in ("eject", "open", "close", "remove", "lock", "unlock"):
         refused(2, "one drive at a time", v, "0", "1")
     for v in ("eject", "open", "remove"):
         refused(2, "no number of seconds", v, "--timeout", "soon")
@@ -70,7 +74,7 @@ def module():
         procs.skip("without the module", "it is loaded")
         return
     for args in (["list"], ["status"], ["insert", "/etc/passwd"], ["eject"], ["open", "0"],
-                 ["close"], ["remove"], ["change", "/etc/passwd"], ["monitor"], ["del", "0"]):
+                 ["close"], ["remove"], ["lock", "0"], ["unlock", "0"], ["change", "/etc/passwd"], ["monitor"], ["del", "0"]):
         refused(1, "modprobe spicebd", *args)
 
 

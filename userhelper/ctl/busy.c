@@ -19,9 +19,13 @@ void busy_explain(const struct kernel_drive *d, const char *does, struct fault *
 	char who[400];
 
 	if (drive_get(d->name, &now, &ignored) < 0 || now.generation != d->generation ||
-	    !(now.openers || drive_locked(&now)))
+	    !(now.users || drive_locked(&now)))
 		return;
-	if (holders_describe(now.name, 0, who, sizeof(who)))
+	if (now.state & SPICEBD_STATE_LOCKED_ADMIN)
+		fault_set(f, EXIT_REFUSED,
+			  "%s is locked; \"spicebdctl unlock %s\" opens it, and --force %s all "
+			  "the same", now.name, now.name, does);
+	else if (holders_describe(now.name, 0, who, sizeof(who)))
 		fault_set(f, EXIT_REFUSED, "%s is busy: %s; --force %s all the same", now.name,
 			  who, does);
 	else if (drive_locked(&now))

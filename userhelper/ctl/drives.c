@@ -103,7 +103,7 @@ int drive_get(const char *text, struct kernel_drive *d, struct fault *f)
 
 bool drive_locked(const struct kernel_drive *d)
 {
-	return d->state & SPICEBD_STATE_LOCKED;
+	return d->state & (SPICEBD_STATE_LOCKED | SPICEBD_STATE_LOCKED_ADMIN);
 }
 
 static int only_one(struct kernel *k, bool (*fits)(const struct kernel_drive *d),

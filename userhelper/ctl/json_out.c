@@ -164,9 +164,12 @@ JsonObject *json_of_drive(const struct kernel_drive *d)
 	json_object_set_string_member(o, "personality", cdrom ? "cdrom" : "disk");
 	json_object_set_string_member(o, "tray", d->tray == SPICEBD_TRAY_OPEN ? "open" : "closed");
 	json_object_set_boolean_member(o, "locked", d->state & SPICEBD_STATE_LOCKED);
+	json_object_set_boolean_member(o, "locked-by-admin",
+				       d->state & SPICEBD_STATE_LOCKED_ADMIN);
 	json_object_set_boolean_member(o, "stale", d->state & SPICEBD_STATE_STALE);
 	json_object_set_string_member(o, "state", state_of(d));
 	json_object_set_int_member(o, "openers", d->openers);
+	json_object_set_int_member(o, "users", d->users);
 	put_limits(o, d);
 	put_helper(o, d);
 	json_object_set_int_member(o, "generation", d->generation);

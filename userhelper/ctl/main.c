@@ -87,6 +87,20 @@ COMMON_HELP DRIVE_HELP },
 "\n"
 ASK_HELP
 COMMON_HELP DRIVE_HELP },
+	{ "lock", verb_tray,
+"usage: spicebdctl lock DRIVE\n"
+"\n"
+"Keeps the medium in and the tray closed, whoever asks, until unlock. What is\n"
+"done with --force is done all the same.\n"
+"\n"
+COMMON_HELP DRIVE_HELP },
+	{ "unlock", verb_tray,
+"usage: spicebdctl unlock DRIVE [--force]\n"
+"\n"
+"Opens what lock locked.\n"
+"\n"
+"  --force       also the lock of the drive's user, a mounted CD's for example\n"
+COMMON_HELP DRIVE_HELP },
 	{ "list", verb_list,
 "usage: spicebdctl list\n"
 "\n"

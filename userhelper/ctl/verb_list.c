@@ -165,10 +165,11 @@ static void page_state(JsonObject *o)
 	line("state", "%s%s%s", json_str(o, "state", "?"), reason ? ": " : "",
 	     reason ? clean(reason) : "");
 	if (!strcmp(json_str(o, "personality", ""), "cdrom"))
-		line("tray", "%s%s", json_str(o, "tray", "?"),
-		     json_bool(o, "locked") ? ", locked" : "");
-	else if (json_bool(o, "locked"))
-		line("slot", "locked");
+		line("tray", "%s", json_str(o, "tray", "?"));
+	if (json_bool(o, "locked") || json_bool(o, "locked-by-admin"))
+		line("locked", "by %s%s%s", json_bool(o, "locked") ? "its user" : "",
+		     json_bool(o, "locked") && json_bool(o, "locked-by-admin") ? " and by " : "",
+		     json_bool(o, "locked-by-admin") ? "the administrator" : "");
 	if (json_bool(o, "stale"))
 		line("stale", "still open by users of a medium that was ejected by force");
 	if (json_int(o, "hold-left-ms", -1) >= 0)
@@ -196,8 +197,8 @@ static void print_page(JsonObject *o)
 	printf("%s: %s\n", json_str(o, "device", "?"), json_str(o, "personality", "?"));
 	page_state(o);
 	page_medium(o);
-	line("users", "%lld, requests in flight %lld", num(o, "openers"),
-	     num(o, "in-flight"));
+	line("users", "%lld, opened %lld times, requests in flight %lld", num(o, "users"),
+	     num(o, "openers"), num(o, "in-flight"));
 	line("helper", "%s, %lld sockets", json_str(o, "helper", "?"),
 	     num(o, "sockets"));
 	line("queues", "%lld of %lld, requests to %lld KiB", num(o, "queues"),

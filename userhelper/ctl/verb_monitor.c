@@ -63,7 +63,7 @@ static const char *detail(const struct kernel_drive *d, char *buf, size_t size)
 			 d->medium.flags & SPICEBD_MEDIUM_READ_ONLY ? "read-only" : "writable");
 		return buf;
 	case SPICEBD_EVENT_LOCK_CHANGED:
-		return d->state & SPICEBD_STATE_LOCKED ? "locked" : "unlocked";
+		return drive_locked(d) ? "locked" : "unlocked";
 	}
 	return NULL;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* open, close, remove, eject: tray and medium, one table row each. */
+/* open, close, remove, eject, lock, unlock: one table row each. */
 #include "ctl.h"
 
 #include <errno.h>
@@ -45,18 +45,34 @@ static int close_by_kernel(struct kernel *k, uint32_t index, bool force, struct 
 	return kernel_tray_close(k, index, e);
 }
 
+static int lock_by_kernel(struct kernel *k, uint32_t index, bool force, struct kernel_err *e)
+{
+	return kernel_lock(k, index, e);
+}
+
+static bool is_locked(const struct kernel_drive *d)
+{
+	return d->state & SPICEBD_STATE_LOCKED_ADMIN;
+}
+
+static bool is_unlocked(const struct kernel_drive *d)
+{
+	return !is_locked(d);
+}
+
 /**
  * struct tray_verb - a verb of tray or medium
  * @command: in QMP, and its argument for the drive @key
  * @wait: let the daemon answer when it is done, not when it is asked for
  * @kernel: the same where no daemon runs
- * @which: without a name, the one drive that this is true of
+ * @asks: the drive's user is asked, and waited for
+ * @which: without a name, the one drive that this is true of; NULL: it needs one
  * @done: whether the drive is as it should be afterwards
  * @does: what --force does; NULL: there is no such option
  */
 struct tray_verb {
 	const char *name, *command, *key;
-	bool wait;
+	bool wait, asks;
 	int (*kernel)(struct kernel *k, uint32_t index, bool force, struct kernel_err *e);
 	bool (*which)(const struct kernel_drive *d);
 	const char *none, *several;
@@ -66,24 +82,32 @@ struct tray_verb {
 
 static const struct tray_verb table[] = {
 	{
-		"open", "blockdev-open-tray", "id", true, kernel_tray_open, tray_is_closed,
+		"open", "blockdev-open-tray", "id", true, true, kernel_tray_open, tray_is_closed,
 		"no drive has a closed tray", "several drives have a tray; name one of them",
 		tray_is_open, "opens it",
 	},
 	{
-		"close", "blockdev-close-tray", "id", false, close_by_kernel, tray_is_open,
+		"close", "blockdev-close-tray", "id", false, false, close_by_kernel, tray_is_open,
 		"no drive has an open tray", "several trays are open; name one drive",
 		tray_is_shut, NULL,
 	},
 	{
-		"remove", "blockdev-remove-medium", "id", false, kernel_medium_remove, has_medium,
+		"remove", "blockdev-remove-medium", "id", false, true, kernel_medium_remove, has_medium,
 		"no drive has a medium", "several drives have a medium; name one of them",
 		is_empty, "removes it",
 	},
 	{
-		"eject", "eject", "id", false, kernel_eject, has_medium,
+		"eject", "eject", "id", false, true, kernel_eject, has_medium,
 		"no drive has a medium", "several drives have a medium; name one of them",
 		is_empty, "ejects it",
+	},
+	{
+		"lock", "spicebd-lock", "drive", false, false, lock_by_kernel, NULL, NULL, NULL,
+		is_locked, NULL,
+	},
+	{
+		"unlock", "spicebd-unlock", "drive", false, false, kernel_unlock, NULL, NULL, NULL,
+		is_unlocked, "unlocks it",
 	},
 };
 
@@ -92,16 +116,21 @@ struct tray_args {
 	int timeout;		/* -1: the daemon's own */
 };
 
-static int parse(const struct verb *v, int argc, char **argv, bool forcible, struct tray_args *a)
+static int parse(const struct verb *v, int argc, char **argv, const struct tray_verb *t,
+		 struct tray_args *a)
 {
 	static const struct option asked[] = {
 		OPT_HELP, OPT_JSON, { "force", no_argument, NULL, 'f' },
 		{ "timeout", required_argument, NULL, 't' }, OPT_END
 	};
+	static const struct option forcible[] = {
+		OPT_HELP, OPT_JSON, { "force", no_argument, NULL, 'f' }, OPT_END
+	};
 	static const struct option plain[] = { OPT_HELP, OPT_JSON, OPT_END };
+	const struct option *opts = t->asks ? asked : t->does ? forcible : plain;
 	int c, status;
 
-	while ((c = verb_option(v, argc, argv, forcible ? asked : plain, &a->json, &status))) {
+	while ((c = verb_option(v, argc, argv, opts, &a->json, &status))) {
 		if (c == 'f')
 			a->force = true;
 		else if (!parse_seconds(optarg, &a->timeout))
@@ -109,6 +138,8 @@ static int parse(const struct verb *v, int argc, char **argv, bool forcible, str
 	}
 	if (status < 0 && argc - optind > 1)
 		return verb_usage(v, "one drive at a time");
+	if (status < 0 && !t->which && argc == optind)
+		return verb_usage(v, "name one drive");
 	return status;
 }
 
@@ -152,7 +183,7 @@ static int run(const struct tray_verb *t, const struct kernel_drive *d, const st
 		return 0;
 	if (r < 0 && (f->status == EXIT_NO_DAEMON || a->force))
 		r = unless_trayless(d, drive_by_kernel(t->kernel, d, a->force, f));
-	if (r < 0 && !a->force && t->does)
+	if (r < 0 && !a->force && t->asks)
 		busy_explain(d, t->does, f);
 	return r;
 }
@@ -163,6 +194,9 @@ static void tell(const struct tray_verb *t, const struct kernel_drive *d, bool j
 		g_autoptr(JsonObject) o = json_of_drive(d);
 
 		json_print_object(o);
+	} else if (!t->which) {
+		printf("%s is %s%s\n", d->name, drive_locked(d) ? "locked" : "unlocked",
+		       d->state & SPICEBD_STATE_LOCKED ? " by its user" : "");
 	} else if (t->done == is_empty) {
 		printf("%s is empty\n", d->name);
 	} else if (!has_tray(d)) {
@@ -182,7 +216,7 @@ int verb_tray(const struct verb *v, int argc, char **argv)
 
 	while (strcmp(t->name, v->name))
 		t++;
-	r = parse(v, argc, argv, t->does, &a);
+	r = parse(v, argc, argv, t, &a);
 	if (r >= 0)
 		return r;
 	if (drive_pick(argv[optind], t->which, t->none, t->several, &d, &f) < 0 ||

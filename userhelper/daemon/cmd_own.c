@@ -155,6 +155,28 @@ static void drive_del_cmd(struct cmd *c)
 		cmd_end(c, drive_delete(d, arg_bool(c, "force", false), &e), &e);
 }
 
+static void lock(struct cmd *c)
+{
+	struct drive *d;
+	struct derr e;
+	bool failed;
+
+	d = arg_drive(c, true, &failed);
+	if (!failed)
+		cmd_end(c, drive_lock(d, &e), &e);
+}
+
+static void unlock(struct cmd *c)
+{
+	struct drive *d;
+	struct derr e;
+	bool failed;
+
+	d = arg_drive(c, true, &failed);
+	if (!failed)
+		cmd_end(c, drive_unlock(d, arg_bool(c, "force", false), &e), &e);
+}
+
 static void quit(struct cmd *c)
 {
 	cmd_return(c, NULL);
@@ -170,6 +192,8 @@ const struct cmd_desc commands_own[] = {
 	  "personality:SpicebdPersonality index:i? queues:i? depth:i? max-io:i? reconnect-timeout:i? "
 	  "stall-timeout:i?", "SpicebdMade" },
 	{ "spicebd-drive-del", drive_del_cmd, 0, "drive:s force:b?", NULL },
+	{ "spicebd-lock", lock, 0, "drive:s", NULL },
+	{ "spicebd-unlock", unlock, 0, "drive:s force:b?", NULL },
 	{ "quit", quit, 0, "", NULL },
 	{ NULL, NULL, 0, NULL, NULL },
 };

@@ -22,6 +22,7 @@
 struct session {
 	struct qmp_peer *peer;
 	bool status;
+	uid_t uid;
 };
 
 static GList *sessions;
@@ -184,26 +185,57 @@ static const struct qmp_ops peer_ops = {
 	.greeting = query_greeting,
 };
 
+static uid_t uid_of(int fd)
+{
+	struct ucred cred = { .uid = -1 };
+	socklen_t len = sizeof(cred);
+
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len);
+	return cred.uid;
+}
+
+/* Everybody may connect to the status socket: nobody shuts out others there. */
+static bool crowded(bool status, uid_t uid)
+{
+	unsigned int all = 0, own = 0;
+
+	for (GList *i = sessions; i; i = i->next) {
+		const struct session *s = i->data;
+
+		all += s->status == status;
+		own += s->status == status && s->uid == uid;
+	}
+	return all >= PEERS_MAX || (status && uid && own >= PEERS_OF_UID_MAX);
+}
+
+static void refuse(int fd, uid_t uid)
+{
+	static long long told;
+
+	if (!told || now_ms() - told > 10000) {
+		log_warn("too many connections of uid %u to the control sockets: refused", uid);
+		told = now_ms();
+	}
+	close(fd);
+}
+
 static gboolean on_listener(gint fd, GIOCondition cond, gpointer arg)
 {
 	struct session *s;
 	int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	bool status = fd == listeners[1];
+	uid_t uid;
 
 	if (peer < 0)
 		return G_SOURCE_CONTINUE;
-	if (g_list_length(sessions) >= PEERS_MAX) {
-		static long long told;
-
-		if (!told || now_ms() - told > 10000) {
-			log_warn("more than %d connections to the control sockets: refused",
-				 PEERS_MAX);
-			told = now_ms();
-		}
-		close(peer);
+	uid = uid_of(peer);
+	if (crowded(status, uid)) {
+		refuse(peer, uid);
 		return G_SOURCE_CONTINUE;
 	}
 	s = g_new0(struct session, 1);
-	s->status = fd == listeners[1];
+	s->status = status;
+	s->uid = uid;
 	sessions = g_list_append(sessions, s);
 	s->peer = qmp_peer_new(peer, &peer_ops, s);
 	return G_SOURCE_CONTINUE;
@@ -330,9 +362,14 @@ void control_drive_event(struct drive *d, const struct kernel_drive *k)
 	case SPICEBD_EVENT_EJECT_REQUEST:
 		emit("SPICEBD_EJECT_REQUEST", event_of(k->name), NULL);
 		break;
+	case SPICEBD_EVENT_UNUSED:
+		emit("SPICEBD_UNUSED", event_of(k->name), NULL);
+		break;
 	case SPICEBD_EVENT_LOCK_CHANGED:
 		o = event_of(k->name);
 		json_object_set_boolean_member(o, "locked", k->state & SPICEBD_STATE_LOCKED);
+		json_object_set_boolean_member(o, "locked-by-admin",
+					       k->state & SPICEBD_STATE_LOCKED_ADMIN);
 		emit("SPICEBD_LOCK_CHANGED", o, NULL);
 		break;
 	}

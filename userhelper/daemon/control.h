@@ -16,7 +16,8 @@
 struct drive;
 
 #define EXIT_AGAIN	75	/* start me again, nothing is wrong */
-#define PEERS_MAX	64
+#define PEERS_MAX	64	/* of each socket */
+#define PEERS_OF_UID_MAX	16	/* of the status socket, but for root */
 
 /**
  * struct cmd - a command under way; answered once, then gone

@@ -160,8 +160,10 @@ int drive_delete(struct drive *d, bool force, struct derr *e)
 				"first or use force", d->k.name);
 	if (kernel_del(drives_kernel, d->index, force, &ke) < 0) {
 		if (ke.code == EBUSY)
-			return derr_set(e, EBUSY, "drive %s: cannot delete it: it is open; use "
-					"force to delete it all the same", d->k.name);
+			return derr_set(e, EBUSY, "drive %s: cannot delete it: it is %s; use "
+					"force to delete it all the same", d->k.name,
+					d->k.state & SPICEBD_STATE_LOCKED_ADMIN ? "locked" :
+					"open");
 		return drive_err(d, &ke, "delete it", e);
 	}
 	d->blockers |= BLOCK_DELETE;
@@ -201,9 +203,14 @@ int drive_renew_end(struct drive *d, struct derr *e)
 
 /* Tray and medium. */
 
+bool drive_locked(const struct drive *d)
+{
+	return d->k.state & (SPICEBD_STATE_LOCKED | SPICEBD_STATE_LOCKED_ADMIN);
+}
+
 bool drive_in_use(const struct drive *d)
 {
-	return d->k.openers || d->k.state & SPICEBD_STATE_LOCKED;
+	return d->k.users || drive_locked(d);
 }
 
 int drive_in_use_err(const struct drive *d, const struct kernel_err *ke, const char *verb,
@@ -211,6 +218,9 @@ int drive_in_use_err(const struct drive *d, const struct kernel_err *ke, const c
 {
 	char who[300];
 
+	if (ke->code == EINPROGRESS && d->k.state & SPICEBD_STATE_LOCKED_ADMIN)
+		return derr_set(e, EINPROGRESS, "Device '%s' is locked and force was not "
+				"specified: unlock it (spicebdctl unlock)", d->k.name);
 	if (ke->code == EINPROGRESS && d->k.state & SPICEBD_STATE_LOCKED)
 		return derr_set(e, EINPROGRESS, "Device '%s' is locked and force was not "
 				"specified, wait for tray to open and try again", d->k.name);
@@ -318,6 +328,24 @@ int drive_remove_medium(struct drive *d, bool force, struct derr *e)
 	if (d->medium && d->medium->state == MEDIUM_IN)
 		medium_out(d->medium);
 	return 0;
+}
+
+int drive_lock(struct drive *d, struct derr *e)
+{
+	struct kernel_err ke;
+	int r = kernel_lock(drives_kernel, d->index, &ke);
+
+	drive_refresh(d, NULL);
+	return r < 0 ? drive_err(d, &ke, "lock it", e) : 0;
+}
+
+int drive_unlock(struct drive *d, bool force, struct derr *e)
+{
+	struct kernel_err ke;
+	int r = kernel_unlock(drives_kernel, d->index, force, &ke);
+
+	drive_refresh(d, NULL);
+	return r < 0 ? drive_err(d, &ke, "unlock it", e) : 0;
 }
 
 /* Events. */

@@ -80,6 +80,11 @@ int drive_open_tray(struct drive *d, bool force, struct derr *e);
 int drive_close_tray(struct drive *d, struct derr *e);
 int drive_remove_medium(struct drive *d, bool force, struct derr *e);
 
+/* The administrator's lock; with @force the one of the drive's user is opened, too. */
+int drive_lock(struct drive *d, struct derr *e);
+int drive_unlock(struct drive *d, bool force, struct derr *e);
+
+bool drive_locked(const struct drive *d);
 /* Somebody holds its medium, or locked it. */
 bool drive_in_use(const struct drive *d);
 

@@ -10,13 +10,12 @@
 /* Somebody who mounts nothing but looks: a probe. */
 #define PATIENCE_MS		2000
 #define PATIENCE_MOUNTED_MS	10000
-#define LOOK_MS			50
 
 struct ask {
 	struct drive *d;
 	struct medium *m;	/* whose going ends it, or NULL */
 	enum polite_verb verb;
-	guint timer, look;
+	guint timer;
 	polite_done_fn done;
 	void *arg;
 	int r;
@@ -53,8 +52,6 @@ static void end(struct ask *a)
 	asks = g_list_remove(asks, a);
 	if (a->timer)
 		g_source_remove(a->timer);
-	if (a->look)
-		g_source_remove(a->look);
 	a->done(a->r, &a->e, a->arg);
 	medium_unref(a->m);
 	g_free(a);
@@ -80,8 +77,12 @@ static bool over(const struct ask *a)
 
 static bool worth_waiting(const struct drive *d, int r)
 {
-	/* A client of an export may be going this moment, as a user may. */
-	return (r == -EBUSY || r == -EINPROGRESS) && !(d->blockers & ~BLOCK_EXPORT);
+	/*
+	 * Only the administrator opens his lock, and he was not asked. A client of
+	 * an export may be going this moment, as a user may.
+	 */
+	return (r == -EBUSY || r == -EINPROGRESS) && !(d->blockers & ~BLOCK_EXPORT) &&
+	       !(d->k.state & SPICEBD_STATE_LOCKED_ADMIN);
 }
 
 static void again(struct ask *a)
@@ -115,15 +116,6 @@ void polite_event(struct drive *d)
 	g_list_free(now);
 }
 
-static gboolean look(gpointer arg)
-{
-	struct ask *a = arg;
-
-	drive_refresh(a->d, NULL);
-	again(a);
-	return G_SOURCE_CONTINUE;
-}
-
 void polite_drive(struct drive *d, enum polite_verb verb, int timeout, polite_done_fn done, void *arg)
 {
 	int patience = polite_patience(d, timeout);
@@ -142,8 +134,4 @@ void polite_drive(struct drive *d, enum polite_verb verb, int timeout, polite_do
 	if (d->medium && verb != POLITE_OPEN)
 		a->m = medium_ref(d->medium);
 	a->timer = g_timeout_add(patience, too_late, a);
-	a->look = g_timeout_add(LOOK_MS, look, a);
-	/* The last user may have gone between the attempt and the look at it. */
-	if (!drive_in_use(d))
-		again(a);
 }

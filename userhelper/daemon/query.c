@@ -170,7 +170,7 @@ static void query_block(struct cmd *c)
 		json_object_set_string_member(o, "qdev", d->k.name);
 		json_object_set_string_member(o, "type", "unknown");
 		json_object_set_boolean_member(o, "removable", TRUE);
-		json_object_set_boolean_member(o, "locked", d->k.state & SPICEBD_STATE_LOCKED);
+		json_object_set_boolean_member(o, "locked", drive_locked(d));
 		if (drive_has_tray(d))
 			json_object_set_boolean_member(o, "tray_open",
 						       d->k.tray == SPICEBD_TRAY_OPEN);
@@ -264,12 +264,15 @@ static JsonObject *drive_object(struct drive *d, const struct cmd *c)
 	json_object_set_string_member(o, "tray",
 				      k->tray == SPICEBD_TRAY_OPEN ? "open" : "closed");
 	json_object_set_boolean_member(o, "locked", k->state & SPICEBD_STATE_LOCKED);
+	json_object_set_boolean_member(o, "locked-by-admin",
+				       k->state & SPICEBD_STATE_LOCKED_ADMIN);
 	json_object_set_boolean_member(o, "stale", k->state & SPICEBD_STATE_STALE);
 	json_object_set_string_member(o, "state", state_of(d));
 	/* Reasons name files and servers. */
 	if (reason && !c->status)
 		json_object_set_string_member(o, "reason", reason);
 	json_object_set_int_member(o, "openers", k->openers);
+	json_object_set_int_member(o, "users", k->users);
 	json_object_set_int_member(o, "queues", k->nr_queues);
 	json_object_set_int_member(o, "depth", k->queue_depth);
 	json_object_set_int_member(o, "max-io", k->max_io);

@@ -10,7 +10,7 @@
 #include "polite.h"
 #include "sock.h"
 
-#define LOOK_MS		50
+#define LOOK_MS		20
 /* For a probe that opened the old medium a moment ago, after a forced eject. */
 #define STALE_MS	300
 /* For the kernel to delete a drive. */
@@ -91,6 +91,8 @@ static void step_vacate(void *arg)
 	room->r = room_check(room);
 	if (!room->r && !left_stale(room->d))
 		room->r = vacate(room);
+	/* Only the administrator opens his lock, and he was not asked. */
+	room->locked = room->d->k.state & SPICEBD_STATE_LOCKED_ADMIN;
 }
 
 static void step_is_free(void *arg)
@@ -127,12 +129,26 @@ static void step_patience(void *arg)
 static bool await(struct room *room, struct task *t, long long end, void (*look)(void *arg))
 {
 	for (;;) {
+		uint64_t seq = change_seq();
+
 		main_call(look, room);
 		if (room->free)
 			return true;
-		if (now_ms() >= end || task_pause(t, LOOK_MS) < 0)
+		if (now_ms() >= end || task_cancelled(t))
 			return false;
+		task_wait_until(t, seq, end);
 	}
+}
+
+/* The kernel tells nobody that the old medium's last opener has gone. */
+static bool await_clean(struct room *room, struct task *t)
+{
+	long long end = now_ms() + STALE_MS;
+
+	do {
+		main_call(step_is_clean, room);
+	} while (!room->free && now_ms() < end && task_pause(t, LOOK_MS) == 0);
+	return room->free;
 }
 
 static int asked(struct room *room, struct task *t)
@@ -143,7 +159,8 @@ static int asked(struct room *room, struct task *t)
 	end = now_ms() + room->patience;
 	for (;;) {
 		main_call(step_vacate, room);
-		if (room->force || (room->r != -EBUSY && room->r != -EINPROGRESS))
+		if (room->force || room->locked ||
+		    (room->r != -EBUSY && room->r != -EINPROGRESS))
 			return room->r;
 		if (!await(room, t, end, step_is_free))
 			return task_cancelled(t) ? derr_set(&room->e, ECANCELED, "ended by an "
@@ -180,7 +197,7 @@ int room_make(struct room *room, struct task *t)
 
 	if (r < 0 || !room->force)
 		return r;
-	if (await(room, t, now_ms() + STALE_MS, step_is_clean)) {
+	if (await_clean(room, t)) {
 		/* Nothing was done while it was stale. */
 		main_call(step_vacate, room);
 		return room->r;

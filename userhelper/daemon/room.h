@@ -21,6 +21,7 @@ struct drive;
  * @force: ... whoever uses it
  * @on_tray: the tray is to be open already
  * @patience: seconds for the old one's user to let go, or -1
+ * @r, @free, @locked: private
  * @e: why not
  */
 struct room {
@@ -28,7 +29,7 @@ struct room {
 	bool replace, force, on_tray;
 	int patience;
 	int r;
-	bool free;
+	bool free, locked;
 	struct derr e;
 };
 

@@ -84,7 +84,7 @@ const struct schema_def schema_defs[] = {
 	OBJECT("SpicebdStats", "reads:i writes:i flushes:i discards:i write-zeroes:i read-bytes:i write-bytes:i "
 	       "errors:i refused:i resent:i medium-changes:i"),
 	OBJECT("SpicebdDrive", "drive:s index:i device:s personality:SpicebdPersonality tray:SpicebdTray locked:b "
-	       "stale:b state:SpicebdState reason:s? openers:i queues:i depth:i max-io:i "
+	       "locked-by-admin:b stale:b state:SpicebdState reason:s? openers:i users:i queues:i depth:i max-io:i "
 	       "reconnect-timeout:i stall-timeout:i in-flight:i held:i hold-left-ms:i? generation:i "
 	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
 	OBJECT("SpicebdOffer", "name:s size:i read-only:b kind:SpicebdMediumKind in-use-by:s?"),
@@ -100,8 +100,9 @@ const struct schema_event schema_events[] = {
 	{ "SPICEBD_DRIVE_REMOVED", "drive:s" },
 	{ "SPICEBD_EJECT_REQUEST", "drive:s" },
 	{ "SPICEBD_LINK", "drive:s up:b reason:s?" },
-	{ "SPICEBD_LOCK_CHANGED", "drive:s locked:b" },
+	{ "SPICEBD_LOCK_CHANGED", "drive:s locked:b locked-by-admin:b" },
 	{ "SPICEBD_MEDIA_CHANGED", "link:s?" },
 	{ "SPICEBD_MEDIUM_CHANGED", "drive:s generation:i medium:SpicebdEventMediumOrNull" },
+	{ "SPICEBD_UNUSED", "drive:s" },
 	{ NULL, NULL },
 };

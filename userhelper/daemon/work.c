@@ -241,6 +241,19 @@ int task_wait(struct task *t, uint64_t seq, const char *what, struct derr *e)
 	return 0;
 }
 
+bool task_wait_until(struct task *t, uint64_t seq, long long end)
+{
+	bool changed;
+
+	g_mutex_lock(&change_lock);
+	while (changes == seq && !task_cancelled(t) && now_ms() < end)
+		g_cond_wait_until(&change_cond, &change_lock,
+				  g_get_monotonic_time() + (end - now_ms()) * 1000);
+	changed = changes != seq;
+	g_mutex_unlock(&change_lock);
+	return changed && !task_cancelled(t);
+}
+
 int task_poll(struct task *t, int fd, short events, const char *what, struct derr *e)
 {
 	struct pollfd p[2] = {

@@ -70,6 +70,9 @@ void change_wake(void);
 uint64_t change_seq(void);
 int task_wait(struct task *t, uint64_t seq, const char *what, struct derr *e);
 
+/* The same until @end, now_ms(); false: nothing changed, or it was cancelled. */
+bool task_wait_until(struct task *t, uint64_t seq, long long end);
+
 /**
  * task_poll() - wait for a descriptor
  * @events: for poll()

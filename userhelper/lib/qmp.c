@@ -84,7 +84,7 @@ static enum qmp_split split_char(struct qmp_splitter *s, char c)
 			return QMP_SPLIT_MORE;
 		}
 		/* QEMU's own peers may send bytes like these between commands. */
-		if (strchr(" \t\r\n", c) || (unsigned char)c == 0xff)
+		if ((c && strchr(" \t\r\n", c)) || (unsigned char)c == 0xff)
 			return QMP_SPLIT_MORE;
 		return split_bad(s, false);
 	}
@@ -372,6 +372,46 @@ void qmp_event(struct qmp_peer *p, const char *name, JsonObject *data)
 	put(p, o);
 }
 
+/* Nothing can be enabled; to ask for nothing is well. NULL, or what is wrong. */
+static char *bad_capabilities(JsonObject *args)
+{
+	JsonNode *n = args ? json_object_get_member(args, "enable") : NULL;
+	JsonArray *a;
+
+	if (args && json_object_get_size(args) > !!n)
+		return g_strdup("qmp_capabilities takes 'enable' and nothing else");
+	if (!n)
+		return NULL;
+	if (!JSON_NODE_HOLDS_ARRAY(n))
+		return g_strdup("Invalid parameter type for 'enable', expected: array");
+	a = json_node_get_array(n);
+	if (!json_array_get_length(a))
+		return NULL;
+	n = json_array_get_element(a, 0);
+	if (!JSON_NODE_HOLDS_VALUE(n) || json_node_get_value_type(n) != G_TYPE_STRING)
+		return g_strdup("Invalid parameter type for 'enable[0]', expected: string");
+	return g_strdup_printf("Capability %s not available", json_node_get_string(n));
+}
+
+static void negotiate(struct qmp_peer *p, const char *name, JsonObject *args)
+{
+	char *bad;
+
+	if (strcmp(name, "qmp_capabilities")) {
+		qmp_fail(p, QMP_COMMAND_NOT_FOUND,
+			 "Expecting capabilities negotiation with 'qmp_capabilities'");
+		return;
+	}
+	bad = bad_capabilities(args);
+	if (bad) {
+		qmp_fail(p, QMP_GENERIC_ERROR, bad);
+		g_free(bad);
+		return;
+	}
+	p->negotiated = true;
+	qmp_return(p, NULL);
+}
+
 static void run_command(struct qmp_peer *p, JsonObject *o)
 {
 	JsonNode *exec = json_object_get_member(o, "execute");
@@ -409,13 +449,7 @@ static void run_command(struct qmp_peer *p, JsonObject *o)
 	}
 	name = json_node_get_string(exec);
 	if (!p->negotiated) {
-		if (strcmp(name, "qmp_capabilities")) {
-			qmp_fail(p, QMP_COMMAND_NOT_FOUND,
-				 "Expecting capabilities negotiation with 'qmp_capabilities'");
-			return;
-		}
-		p->negotiated = true;
-		qmp_return(p, NULL);
+		negotiate(p, name, args ? json_node_get_object(args) : NULL);
 		return;
 	}
 	if (!strcmp(name, "qmp_capabilities")) {
