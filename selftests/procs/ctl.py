@@ -120,7 +120,12 @@ def listen():
     with open(conf) as f:
         text = f.read()
     ok(f"password-file={password}\n" in text, "a relative path was made absolute", text)
-    refused(1, "listens already", "listen", "127.0.0.1:5939", "--password-file", password)
+    refused(1, "listens already, on 127.0.0.1:5938", "listen", "127.0.0.1:5939",
+            "--password-file", password)
+    refused(1, "listens already, with other settings", "listen", "127.0.0.1:5938")
+    r = ctl("listen", "127.0.0.1:5938", "--password-file", "password")
+    equal((r.returncode, r.stdout), (0, "link default listens on 127.0.0.1:5938\n"),
+          "listen once more as it is")
     r = ctl("listen", "second", path("s"), "--json")
     equal(json.loads(r.stdout), {"link": "second", "address": "unix:" + path("s")},
           "a second link, by path, with --json")

@@ -48,6 +48,7 @@ listen(fds["control"])
 
 LINK = """#!/bin/sh
 echo "$$ $1 $LISTEN_FDNAMES" >>"$SPICEBD_RUN_DIR/link-starts"
+[ "$1" != wrong ] || exit 2
 exec cat "$SPICEBD_RUN_DIR/never"
 """
 

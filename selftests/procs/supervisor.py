@@ -178,6 +178,20 @@ def links():
     ok("unknown" in request("frobnicate"), "an unknown request")
 
 
+def wrong_link():
+    """Status 2 is a configuration that is wrong: no further try, until asked."""
+    address = path("wrong.spice")
+    conf("wrong", f"address=unix:{address}\n")
+    equal(request("link-start wrong"), "ok", "link-start of one that will not do")
+    ok(await_true(lambda: not os.path.exists(path("link/wrong.sock"))), "it is given up")
+    ok(not os.path.exists(address), "and its address is free")
+    n = sum(" wrong " in x for x in lines("link-starts"))
+    equal(n, 1, "it was started once")
+    equal(request("link-start wrong"), "ok", "and may be started again")
+    ok(await_true(lambda: sum(" wrong " in x for x in lines("link-starts")) == 2), "it was")
+    os.unlink(path("links.d/wrong.conf"))
+
+
 def nbdkits():
     img = path("disk")
     with open(img, "wb") as f:
@@ -258,6 +272,7 @@ def test():
     stubs.make()
     sup = daemon()
     links()
+    wrong_link()
     orderly_end(sup, nbdkits())
     killed_supervisor()
     detached()

@@ -176,17 +176,31 @@ static bool has_conf(const char *name)
 	return run_path(path, sizeof(path), "links.d/%s.conf", name) && access(path, F_OK) == 0;
 }
 
+/* A link that runs: 1, as it is to be; else an error that says how. */
+static int compare_running(const struct linkconf *want, struct fault *f)
+{
+	static struct linkconf now;
+	char how[LINKCONF_ADDRESS_MAX + 8] = "with other settings", err[300];
+
+	if (linkconf_load(want->name, &now, err, sizeof(err)) == 0) {
+		memset(now.file, 0, sizeof(now.file));
+		if (!memcmp(&now, want, sizeof(now)))
+			return 1;
+		if (strcmp(now.address, want->address))
+			snprintf(how, sizeof(how), "on %s", now.address);
+	}
+	fault_set(f, EXIT_REFUSED, "link \"%s\" listens already, %s; \"spicebdctl unlisten %s\" "
+		  "ends it, and its session", want->name, how, want->name);
+	return -EEXIST;
+}
+
 static int start_link(const struct linkconf *l, struct fault *f)
 {
 	char err[300];
 	struct qmp *q;
 
-	if (link_runs(l->name)) {
-		fault_set(f, EXIT_REFUSED,
-			  "link \"%s\" listens already; \"spicebdctl unlisten %s\" ends it",
-			  l->name, l->name);
-		return -EEXIST;
-	}
+	if (link_runs(l->name))
+		return compare_running(l, f);
 	if (try_address(l, f) < 0)
 		return -EINVAL;
 	q = daemon_connect(DAEMON_MUST, f);

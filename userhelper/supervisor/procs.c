@@ -131,6 +131,12 @@ static void reaped(struct sup *s, struct proc *p, int status)
 	tell_starter(s, p);
 	p->pid = 0;
 	p->kill_at = 0;
+	/* Its configuration is wrong: trying again does not help, as in its unit. */
+	if (p->keep && p->kind == K_LINK && WIFEXITED(status) &&
+	    WEXITSTATUS(status) == LINK_EXIT_CONFIG) {
+		log_err("link %s is given up until link-start", p->name);
+		p->keep = false;
+	}
 	if (!p->keep && p->kind != K_DAEMON) {
 		proc_free(s, p);
 		return;

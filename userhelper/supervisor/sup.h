@@ -23,6 +23,7 @@
 #define GOOD_LIFE_MS	10000		/* a life this long resets the backoff */
 #define READY_TIMEOUT_MS 15000		/* --detach: until spicebdd answers */
 #define READY_DEATHS	4		/* ... or has died so often */
+#define LINK_EXIT_CONFIG 2		/* spicebd-link: its configuration is wrong */
 #define LOG_FILE_MAX	(4 << 20)
 
 enum kind { K_NONE, K_DAEMON, K_LINK, K_NBDKIT, K_EXPORT };
