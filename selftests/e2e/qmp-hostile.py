@@ -11,8 +11,7 @@ import socket
 import threading
 import time
 
-from qmplib import daemon_pid
-from traylib import DISK, DRIVES, RUN, Bench, Qmp, Table, until
+from traylib import DISK, DRIVES, RUN, Bench, Qmp, Table, daemon_pid, until
 
 DRIVE = DRIVES[DISK]
 GROWTH = 12 << 20	# what an answer or two and the allocator may take

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""query-qmp-schema read as a client does: is a value of this type? And which
-process spicebdd is."""
-import os
+"""query-qmp-schema read as a client does: is a value of this type?"""
 
 JSON = {"string": str, "int": int, "boolean": bool, "number": (int, float),
         "null": type(None)}
@@ -92,14 +90,3 @@ class Schema:
         if not e or e["meta-type"] != "event":
             raise ValueError(f"{event['event']} is not in the schema")
         self.check(e["arg-type"], event.get("data", {}), event["event"])
-
-
-def daemon_pid():
-    """Not the process of the same name that makes sockets for it: its child."""
-    with os.popen("pidof spicebdd") as p:
-        pids = {int(x) for x in p.read().split()}
-
-    def parent(pid):
-        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
-            return int(f.read().rsplit(")", 1)[1].split()[1])
-    return [p for p in pids if parent(p) not in pids][0]
