@@ -241,15 +241,15 @@ static void query_block_exports(struct cmd *c)
 
 const struct cmd_desc commands_export[] = {
 	{ "nbd-server-start", server_start, 0,
-	  "addr:o tls-creds:s? tls-authz:s? max-connections:i?" },
-	{ "nbd-server-stop", server_stop, 0, "" },
+	  "addr:SocketAddressLegacy tls-creds:s? tls-authz:s? max-connections:i?", NULL },
+	{ "nbd-server-stop", server_stop, 0, "", NULL },
 	{ "nbd-server-add", server_add, 0,
-	  "device:s name:s? description:s? writable:b? bitmap:s?" },
-	{ "nbd-server-remove", server_remove, 0, "name:s mode:s?" },
+	  "device:s name:s? description:s? writable:b? bitmap:s?", NULL },
+	{ "nbd-server-remove", server_remove, 0, "name:s mode:BlockExportRemoveMode?", NULL },
 	{ "block-export-add", block_export_add, 0,
-	  "type:s id:s node-name:s name:s? description:s? writable:b? writethrough:b? "
-	  "bitmaps:*? allocation-depth:b?" },
-	{ "block-export-del", block_export_del, 0, "id:s mode:s?" },
-	{ "query-block-exports", query_block_exports, 0, "" },
-	{ NULL },
+	  "type:BlockExportType id:s node-name:s name:s? description:s? writable:b? "
+	  "writethrough:b? bitmaps:*? allocation-depth:b?", NULL },
+	{ "block-export-del", block_export_del, 0, "id:s mode:BlockExportRemoveMode?", NULL },
+	{ "query-block-exports", query_block_exports, 0, "", "[BlockExportInfo]" },
+	{ NULL, NULL, 0, NULL, NULL },
 };

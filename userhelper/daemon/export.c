@@ -10,6 +10,7 @@
 #include "export_impl.h"
 #include "log.h"
 #include "nodes.h"
+#include "polite.h"
 #include "sock.h"
 #include "state.h"
 #include "text.h"
@@ -74,6 +75,7 @@ void export_free(struct export *x)
 
 void export_mark(struct drive *d)
 {
+	bool was = d->blockers & BLOCK_EXPORT;
 	uint32_t n = 0;
 
 	for (GList *i = exports; i; i = i->next) {
@@ -86,6 +88,8 @@ void export_mark(struct drive *d)
 		d->blockers |= BLOCK_EXPORT;
 	else
 		d->blockers &= ~BLOCK_EXPORT;
+	if (was && !n)
+		polite_event_later(d);
 	change_wake();
 }
 
@@ -437,17 +441,17 @@ static int check_drives(const struct export_args *a, const struct source *s, str
 static int find_node(const struct export_args *a, struct export *x, struct derr *e)
 {
 	struct medium *m = find_medium(a->node);
-	bool read_only;
+	enum read_only_mode mode;
 
 	if (m) {
 		x->m = medium_ref(m);
 		x->source = source_ref(m->source);
 		return m->source->type == SOURCE_NBD ? source_nbd_check_plain(m->source, e) : 0;
 	}
-	x->source = node_source(a->node, &read_only, e);
+	x->source = node_source(a->node, &mode, e);
 	if (!x->source)
 		return -e->code;
-	x->source->read_only = read_only;
+	x->source->read_only = mode == RO_READ_ONLY;
 	return check_drives(a, x->source, e);
 }
 

@@ -116,7 +116,18 @@ void polite_event(struct drive *d)
 	g_list_free(now);
 }
 
-void polite_drive(struct drive *d, enum polite_verb verb, int timeout, polite_done_fn done, void *arg)
+static void event_on_main(void *arg)
+{
+	polite_event(arg);
+}
+
+void polite_event_later(struct drive *d)
+{
+	main_post(event_on_main, d);
+}
+
+void polite_drive(struct drive *d, enum polite_verb verb, int timeout, polite_done_fn done,
+		  void *arg)
 {
 	int patience = polite_patience(d, timeout);
 	struct ask *a = g_new0(struct ask, 1);

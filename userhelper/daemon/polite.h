@@ -33,9 +33,12 @@ int polite_patience(const struct drive *d, int timeout);
  * @timeout: seconds, or -1
  * @done: called once, now or within polite_patience()
  */
-void polite_drive(struct drive *d, enum polite_verb verb, int timeout, polite_done_fn done, void *arg);
+void polite_drive(struct drive *d, enum polite_verb verb, int timeout, polite_done_fn done,
+		  void *arg);
 
 /* The kernel told something of the drive; it may be free now, or deleted. */
 void polite_event(struct drive *d);
+/* The same from the loop: for who may be called by a verb. */
+void polite_event_later(struct drive *d);
 
 #endif /* SPICEBD_POLITE_H */

@@ -61,11 +61,24 @@ const struct schema_def schema_defs[] = {
 	ENUM("BlockdevDetectZeroesOptions", "off on unmap"),
 	OBJECT("BlockdevCacheInfo", "writeback:b direct:b no-flush:b"),
 	OBJECT("ImageInfo", "filename:s format:s virtual-size:i"),
-	OBJECT("BlockDeviceInfo", "file:s node-name:s? ro:b drv:s backing_file_depth:i active:b encrypted:b "
+	OBJECT("BlockDeviceInfo",
+	       "file:s node-name:s? ro:b drv:s backing_file_depth:i active:b encrypted:b "
 	       "detect_zeroes:BlockdevDetectZeroesOptions bps:i bps_rd:i bps_wr:i iops:i iops_rd:i "
 	       "iops_wr:i image:ImageInfo cache:BlockdevCacheInfo write_threshold:i"),
-	OBJECT("BlockInfo", "device:s qdev:s? type:s removable:b locked:b inserted:BlockDeviceInfo? tray_open:b? "
+	OBJECT("BlockInfo",
+	       "device:s qdev:s? type:s removable:b locked:b inserted:BlockDeviceInfo? tray_open:b? "
 	       "io-status:BlockDeviceIoStatus?"),
+
+	/* exports */
+	ENUM("BlockExportType", "nbd"),
+	ENUM("BlockExportRemoveMode", "safe hard"),
+	OBJECT("BlockExportInfo", "id:s type:BlockExportType node-name:s shutting-down:b"),
+	OBJECT("ListenInet", "host:s port:s ipv4:b? ipv6:b? numeric:b? keep-alive:b?"),
+	OBJECT("ListenUnix", "path:s abstract:b? tight:b?"),
+	OBJECT("InetSocketAddressWrapper", "data:ListenInet"),
+	OBJECT("UnixSocketAddressWrapper", "data:ListenUnix"),
+	UNION("SocketAddressLegacy", "type:SocketAddressType", "type",
+	      "inet:InetSocketAddressWrapper unix:UnixSocketAddressWrapper"),
 
 	/* our own */
 	ENUM("SpicebdPersonality", "cdrom disk"),
@@ -74,17 +87,22 @@ const struct schema_def schema_defs[] = {
 	ENUM("SpicebdState", "empty ready settling reconnecting error no-helper"),
 	ENUM("SpicebdMediumKind", "cdrom disk unknown"),
 	ENUM("SpicebdSourceType", "spice nbd file"),
-	OBJECT("SpicebdInserted", "drive:s device:s personality:SpicebdPersonality read-only:b size:i name:s"),
+	OBJECT("SpicebdInserted",
+	       "drive:s device:s personality:SpicebdPersonality read-only:b size:i name:s"),
 	OBJECT("SpicebdMade", "drive:s device:s"),
 	OBJECT("SpicebdSource", "type:SpicebdSourceType uri:s"),
 	OBJECT("SpicebdMediumLink", "up:b connections:i"),
-	OBJECT("SpicebdMedium", "name:s? size:i read-only:b kind:SpicebdMediumKind block-size:i source:SpicebdSource? "
+	OBJECT("SpicebdMedium",
+	       "name:s? size:i read-only:b kind:SpicebdMediumKind block-size:i source:SpicebdSource? "
 	       "link:SpicebdMediumLink?"),
 	ALTERNATE("SpicebdMediumOrNull", "null SpicebdMedium"),
-	OBJECT("SpicebdStats", "reads:i writes:i flushes:i discards:i write-zeroes:i read-bytes:i write-bytes:i "
+	OBJECT("SpicebdStats",
+	       "reads:i writes:i flushes:i discards:i write-zeroes:i read-bytes:i write-bytes:i "
 	       "errors:i refused:i resent:i medium-changes:i"),
-	OBJECT("SpicebdDrive", "drive:s index:i device:s personality:SpicebdPersonality tray:SpicebdTray locked:b "
-	       "locked-by-admin:b stale:b state:SpicebdState reason:s? openers:i users:i queues:i depth:i max-io:i "
+	OBJECT("SpicebdDrive",
+	       "drive:s index:i device:s personality:SpicebdPersonality tray:SpicebdTray locked:b "
+	       "locked-by-admin:b stale:b state:SpicebdState reason:s? openers:i users:i "
+	       "queues:i depth:i max-io:i "
 	       "reconnect-timeout:i stall-timeout:i in-flight:i held:i hold-left-ms:i? generation:i "
 	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
 	OBJECT("SpicebdOffer", "name:s size:i read-only:b kind:SpicebdMediumKind in-use-by:s?"),
@@ -95,6 +113,7 @@ const struct schema_def schema_defs[] = {
 };
 
 const struct schema_event schema_events[] = {
+	{ "BLOCK_EXPORT_DELETED", "id:s" },
 	{ "DEVICE_TRAY_MOVED", "device:s id:s tray-open:b" },
 	{ "SPICEBD_DRIVE_ADDED", "drive:s" },
 	{ "SPICEBD_DRIVE_REMOVED", "drive:s" },
