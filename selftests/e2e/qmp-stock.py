@@ -102,6 +102,7 @@ async def client_library(image):
 
 
 def older_interface():
+    asyncio.set_event_loop(asyncio.new_event_loop())  # it takes the thread's
     q = QEMUMonitorProtocol(CONTROL)
     q.connect()
     result(q.command("query-status")["running"], "the older interface")
