@@ -2,6 +2,7 @@
 /* start and stop: spicebdd and what belongs to it. */
 #include "ctl.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 
@@ -57,6 +58,9 @@ int verb_stop(const struct verb *v, int argc, char **argv)
 	if (r >= 0)
 		return r;
 	r = daemon_by_systemd() ? daemon_run(systemd, &f) : supervisor_request("stop", STOP_MS, &f);
+	/* It was ending just then; has it ended? */
+	if (r == -EPIPE)
+		r = supervisor_request("stop", STOP_MS, &f);
 	if (r < 0 && f.status != EXIT_NO_DAEMON)
 		return fault_tell(&f);
 	if (r < 0 && daemon_by_systemd())
