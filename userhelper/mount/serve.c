@@ -29,7 +29,6 @@
 
 #define ASK_MS		10000	/* how long a busy mount is tried */
 #define AGAIN_MS	300	/* there is no event for "not busy any more" */
-#define OTHERS_MS	3000	/* systemd unmounts what is bound to a gone device */
 #define TERM_MS		15000	/* below the unit's TimeoutStopSec */
 
 /**
@@ -186,17 +185,13 @@ static int unmount_step(struct server *v)
 }
 
 /*
- * The medium is gone: systemd ends the mount of a device that it has seen go,
- * and two who unmount would make one of them fail. What is in use then is of no
- * use to anybody, and is detached.
+ * The medium is gone, and what is in use of it is of no use to anybody. At once:
+ * udev's rule waits for it, so that systemd, which hears of the device only
+ * then, does not try to unmount what is in use, and remember that as a failure.
  */
 static void end_gone(struct server *v)
 {
-	long end = now_ms() + OTHERS_MS;
-
-	while (v->s.mounted && !v->s.dev.partition && now_ms() < end)
-		wait_event(v, AGAIN_MS);
-	if (v->s.mounted && mnt_away(&v->s.mnt, false) < 0 && mnt_mounted(&v->s.mnt) &&
+	if (mnt_away(&v->s.mnt, false) < 0 && mnt_mounted(&v->s.mnt) &&
 	    mnt_away(&v->s.mnt, true) == 0)
 		log_notice("%s: its medium is gone: %s was in use and is detached",
 			   v->s.dev.name, v->s.mnt.path);
