@@ -63,6 +63,8 @@ for u in spicebdd.socket spicebdd.service spicebd-nbdkit.socket "$server" \
 	spicebd-link@default.service; do
 	equal "$u: not stopped by shutdown.target" "$(unit "$u" Conflicts | grep -c shutdown.target)" 0
 	equal "$u: IgnoreOnIsolate" "$(unit "$u" IgnoreOnIsolate)" yes
+	[ "${u%.service}" = "$u" ] ||
+		equal "$u: its slice is not stopped either" "$(unit "$u" Slice)" system.slice
 done
 check "unlisten" spicebdctl unlisten
 check "eject" spicebdctl eject 1
