@@ -409,7 +409,7 @@ def stop(b):
     assert not os.path.exists(b.path), "the socket's file is left"
     same(sh("pgrep -x spicebd-export", check=False), "", "servers")
     same(os.listdir("/run/spicebd/export"), [], "files")
-    until(lambda: not sh("pgrep -x nbdkit", check=False), "the files' own servers end, too")
+    until(lambda: not sh("pgrep -x spicebd-nbdkit", check=False), "the files' own servers end, too")
     b.q.cmd("nbd-server-stop").bad("^NBD server not running$")
     b.q.cmd("block-export-del", id="one").bad("^Export 'one' is not found$")
 
