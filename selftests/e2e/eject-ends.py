@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
-# timeout: 900
+# timeout: 1500
 """Who takes a medium out, and from where: spicebdctl, QMP, the ioctl, eject(1),
 spicebd-share's commands, its Ctrl-C, its death; for both personalities; unused,
 mounted, locked, by force. What each side is told, how long it takes, and that
