@@ -20,7 +20,6 @@ import threading
 import time
 
 from traylib import CDROM, CDROM_LOCKDOOR, DISK, Qmp, Table, same, sh, until
-from helper import LOCK, UNLOCK, Netlink
 
 CDROMEJECT = 0x5309
 FORCE_S = 1.0
@@ -237,7 +236,7 @@ class Bench:
             elif how == "door locked":
                 fcntl.ioctl(fd, CDROM_LOCKDOOR, 1)
             elif how == "locked":
-                same(Netlink().manage().verb(LOCK, int(self.drive[pers][7:])), 0, "lock")
+                ctl("lock", self.drive[pers])
             os.close(fd)
             fd = -1
             yield
@@ -249,7 +248,7 @@ class Bench:
             elif how == "door locked":
                 self.unlock_door(pers)
             elif how == "locked":
-                Netlink().manage().verb(UNLOCK, int(self.drive[pers][7:]))
+                ctl("unlock", self.drive[pers])
 
     def unlock_door(self, pers):
         fd = os.open(self.dev(pers), os.O_RDONLY | os.O_NONBLOCK)
@@ -318,7 +317,7 @@ WORDS = {
     ("CDROMEJECT", "door locked"): r"busy|in progress",
     ("the share's eject", "door locked"): r"busy: drive \d+: .*locked",
     ("spicebdctl", "mounted"): r"busy: mounted on \S*/mnt",
-    ("spicebdctl", "locked"): r"busy: .*locked",
+    ("spicebdctl", "locked"): r"is locked; .*spicebdctl unlock",
     ("QMP", "mounted"): r"busy|locked",
     ("QMP", "locked"): r"locked",
     ("CDROMEJECT", "mounted"): r"busy",
