@@ -191,7 +191,8 @@ class Bench:
 
     def name(self, pers):
         m = self.status(self.drive[pers])["medium"]
-        return m and m["name"]
+        # While it goes the kernel may still have one that spicebdd knows no more.
+        return m and m.get("name", "?")
 
     def dev(self, pers):
         return f"/dev/{self.drive[pers]}"
