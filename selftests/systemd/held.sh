@@ -9,11 +9,15 @@
 state() { [ "$(cat "/sys/block/$1/spicebd/state")" = "$2" ]; }
 helper=spicebdd.service
 
-# No helper until let_go: systemd starts none, nor does who asks the sockets.
+# The helper is killed, and none comes until let_go: systemd starts none by
+# itself, nor for who asks the sockets.
 hold() {
-	systemctl mask --runtime --now spicebdd.socket spicebdd-status.socket 2>/dev/null
-	systemctl mask --runtime $helper 2>/dev/null
-	systemctl kill -s KILL $helper
+	local pid
+	pid=$(unit $helper MainPID)
+	systemctl mask --runtime $helper spicebdd.socket spicebdd-status.socket 2>/dev/null
+	kill -9 "$pid"
+	systemctl stop spicebdd.socket spicebdd-status.socket 2>/dev/null
+	await 20 sh -c "! kill -0 $pid" && ! pgrep -x spicebdd >/dev/null
 }
 let_go() {
 	systemctl unmask --runtime $helper spicebdd.socket spicebdd-status.socket 2>/dev/null
@@ -46,7 +50,7 @@ known() {
 }
 before=$(known)
 sed 's/^/# /' <<<"$before"
-hold
+check "spicebdd is killed, and stays away" hold
 for d in spicebd0 spicebd1; do
 	check "$d is held" await 20 state $d held
 done
