@@ -8,7 +8,7 @@ import tempfile
 import time
 
 # Under emulation inside an emulated machine everything is slow.
-LIMIT = 60
+LIMIT = 180
 
 
 class Died(Exception):
