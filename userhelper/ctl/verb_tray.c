@@ -181,6 +181,10 @@ static int run(const struct tray_verb *t, const struct kernel_drive *d, const st
 	if (r < 0 && a->force && f->status != EXIT_NO_DAEMON &&
 	    drive_get(d->name, &now, &ignored) == 0 && t->done(&now))
 		return 0;
+	/* No force takes a medium out of a closed tray, and that has been said. */
+	if (r < 0 && f->status != EXIT_NO_DAEMON && t->kernel == kernel_medium_remove &&
+	    tray_is_closed(d))
+		return r;
 	if (r < 0 && (f->status == EXIT_NO_DAEMON || a->force))
 		r = unless_trayless(d, drive_by_kernel(t->kernel, d, a->force, f));
 	if (r < 0 && !a->force && t->asks)
