@@ -225,6 +225,7 @@ class Bench:
         return d
 
     def idle(self, pers):
+        sh("udevadm settle --timeout 60")
         until(lambda: self.status(self.drive[pers])["openers"] == 0, "udev's probes have ended")
 
     @contextlib.contextmanager
