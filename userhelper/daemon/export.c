@@ -449,6 +449,10 @@ static int find_node(const struct export_args *a, struct export *x, struct derr 
 		return m->source->type == SOURCE_NBD ? source_nbd_check_plain(m->source, e) : 0;
 	}
 	x->source = node_source(a->node, &mode, e);
+	/* An export could also have been asked for of a device. */
+	if (!x->source && e->code == ENOENT)
+		return derr_set(e, ENOENT, "Cannot find device='%s' nor node-name='%s'", a->node,
+				a->node);
 	if (!x->source)
 		return -e->code;
 	x->source->read_only = mode == RO_READ_ONLY;

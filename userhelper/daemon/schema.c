@@ -97,13 +97,15 @@ static int check_array(const char *type, JsonNode *n, const char *path, int dept
 
 static int check_enum(const struct schema_def *d, JsonNode *n, const char *path, struct derr *e)
 {
+	const char *dot = strrchr(path, '.');
 	struct schema_item it;
 
 	if (value_type(n) != G_TYPE_STRING)
 		return wrong_type(path, "string", e);
+	/* Here, and here alone, QEMU does not tell the whole path. */
 	if (!listed(d->body, json_node_get_string(n), &it))
-		return derr_set(e, EINVAL, "Parameter '%s' does not accept value '%s'", path,
-				json_node_get_string(n));
+		return derr_set(e, EINVAL, "Parameter '%s' does not accept value '%s'",
+				dot ? dot + 1 : path, json_node_get_string(n));
 	return 0;
 }
 
