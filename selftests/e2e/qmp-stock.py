@@ -116,7 +116,8 @@ def older_interface():
 def shell():
     """Its own way of writing nested arguments, too."""
     lines = ("query-status\nblockdev-open-tray id=spicebd0\nblockdev-close-tray id=spicebd0\n"
-             "blockdev-add driver=nbd node-name=sh server.type=unix server.path=/nothing\n"
+             "blockdev-add driver=nbd node-name=sh "
+             'server={"type":"unix","path":"/nothing"}\n'
              "query-named-block-nodes\nblockdev-del node-name=sh\nfrobnicate\n")
     p = subprocess.run([sys.executable, "-m", "qemu.qmp.qmp_shell", CONTROL], input=lines,
                        capture_output=True, text=True, timeout=100, check=False,
