@@ -44,7 +44,7 @@ both() {
 	done
 }
 
-both 20
+both $((cycles < 20 ? cycles : 20))
 slab_before=$(slab) rss_before=$(rss)
 mounted_well=0 linked=0 cleaned=0
 uevents_begin
