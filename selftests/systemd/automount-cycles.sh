@@ -21,7 +21,7 @@ slab() {
 	echo 3 >/proc/sys/vm/drop_caches
 	sed -n 's/^Slab: *\([0-9]*\) kB/\1/p' /proc/meminfo
 }
-rss() { sed -n 's/^VmRSS: *\([0-9]*\) kB/\1/p' "/proc/$(unit spicebdd.service MainPID)/status"; }
+rss() { sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$(unit spicebdd.service MainPID)/status"; }
 
 mounted_well=0 linked=0 cleaned=0
 cycle() {
@@ -58,7 +58,7 @@ equal "each left nothing" $cleaned "$cycles"
 for d in 0 1; do
 	equal "spicebd$d: one uevent in and one out" "$(media_changes "spicebd$d")" "$cycles"
 done
-equal "no mount of a drive" "$(grep -c spicebd /proc/self/mountinfo)" 0
+equal "no mount of a drive" "$(grep -c " /dev/spicebd" /proc/self/mountinfo)" 0
 equal "no unit of it" "$(systemctl list-units --all --plain --no-legend 'spicebd-mount@*' 'run-media*')" ""
 slab_after=$(slab) rss_after=$(rss)
 echo "# slab: $slab_before kB, then $slab_after kB; spicebdd: $rss_before kB, then $rss_after kB"
