@@ -358,6 +358,21 @@ static int give_out_batched(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 	return ret;
 }
 
+/* No more requests follow the ones that came with bd->last not set. */
+static void sbd_commit_rqs(struct blk_mq_hw_ctx *hctx)
+{
+	struct sbd_drive *d = hctx->queue->queuedata;
+	struct sbd_sock *s = queue_sock(&d->queues[hctx->queue_num]);
+	unsigned int noio;
+
+	if (!s)
+		return;
+	noio = memalloc_noio_save();
+	send_batch(s);
+	memalloc_noio_restore(noio);
+	sbd_sock_put(s);
+}
+
 static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 				 const struct blk_mq_queue_data *bd)
 {
@@ -397,9 +412,6 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 			ret = s->bufs ?
 			      give_out_batched(d, s, queue, io, bd->last) :
 			      give_out(d, s, queue, io);
-			/* The last one may have ended without being sent. */
-			if (ret && bd->last)
-				send_batch(s);
 			sbd_sock_put(s);
 		} else {
 			ret = hold_io(d, io);
@@ -407,6 +419,9 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 		/* Bound or unbound meanwhile: the table has been changed. */
 	} while (ret == -EAGAIN);
 	memalloc_noio_restore(noio);
+	/* Those before it wait for the last one, which is not sent itself. */
+	if (ret && bd->last)
+		sbd_commit_rqs(hctx);
 
 	switch (ret) {
 	case 0:
@@ -418,21 +433,6 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 		end_io(d, rq, op, BLK_STS_IOERR);
 		return BLK_STS_OK;
 	}
-}
-
-/* No more requests follow the ones that came with bd->last not set. */
-static void sbd_commit_rqs(struct blk_mq_hw_ctx *hctx)
-{
-	struct sbd_drive *d = hctx->queue->queuedata;
-	struct sbd_sock *s = queue_sock(&d->queues[hctx->queue_num]);
-	unsigned int noio;
-
-	if (!s)
-		return;
-	noio = memalloc_noio_save();
-	send_batch(s);
-	memalloc_noio_restore(noio);
-	sbd_sock_put(s);
 }
 
 /*
