@@ -253,6 +253,7 @@ struct sbd_sock {
  * @io_opt: preferred I/O, bytes, or 0
  * @discard_align: discard granularity, bytes
  * @max_discard: largest discard or write zeroes, bytes
+ * @read_ahead: bytes, or 0: the kernel's default
  * @id: identity, opaque
  * @id_len: bytes of it
  */
@@ -263,6 +264,7 @@ struct sbd_medium {
 	u32 io_opt;
 	u32 discard_align;
 	u32 max_discard;
+	u32 read_ahead;
 	u8 id[SPICEBD_MEDIUM_ID_MAX];
 	u32 id_len;
 };
@@ -338,6 +340,7 @@ struct sbd_stats {
  * @probe_work: tells udev that it may probe now
  * @shown: generation that the block layer was shown, or 0 (@medium_work only)
  * @announced: ... and userspace was told (@medium_work only)
+ * @own_read_ahead: the disk's read-ahead is one of ours (@lock)
  * @leftover: partitions of an older medium that are still open
  *	(@medium_work only)
  * @ready_wait: for the end of @medium_work's part
@@ -391,6 +394,7 @@ struct sbd_drive {
 	struct work_struct probe_work;
 	u64 shown;
 	bool announced;
+	bool own_read_ahead;
 	bool leftover;
 	wait_queue_head_t ready_wait;
 	wait_queue_head_t alone_wait;
@@ -470,6 +474,7 @@ int sbd_medium_check(const struct sbd_drive *d, struct sbd_medium *m,
 bool sbd_medium_due(const struct sbd_drive *d);
 void sbd_medium_limits(const struct sbd_drive *d, const struct sbd_medium *m,
 		       struct queue_limits *lim);
+int sbd_medium_read_ahead(struct sbd_drive *d, u32 bytes);
 void sbd_medium_work(struct work_struct *work);
 
 /* queue.c */

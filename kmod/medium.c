@@ -15,7 +15,9 @@
  * succeeds, so nothing of the old medium is cached under the new one.
  * Hidden: capacity 0, users told, partitions gone, then one such uevent.
  */
+#include <linux/backing-dev.h>
 #include <linux/kobject.h>
+#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 
 #include "drive.h"
@@ -282,6 +284,51 @@ static void drop_pages(struct gendisk *disk)
 	truncate_inode_pages(disk->part0->bd_mapping, 0);
 }
 
+/*
+ * What the medium wants, if it has a wish; else what the block layer set with
+ * the limits, which is the default unless the medium has a preferred I/O size.
+ * drive->lock held.
+ */
+static void apply_read_ahead(struct sbd_drive *d)
+{
+	u32 bytes = sbd_readable(d) ? d->medium.read_ahead : 0;
+
+	if (bytes)
+		WRITE_ONCE(d->disk->bdi->ra_pages,
+			   max_t(unsigned long, bytes >> PAGE_SHIFT, 1));
+	else if (d->own_read_ahead)
+		WRITE_ONCE(d->disk->bdi->ra_pages, VM_READAHEAD_PAGES);
+	d->own_read_ahead = bytes;
+}
+
+static void update_read_ahead(struct sbd_drive *d)
+{
+	spin_lock(&d->lock);
+	apply_read_ahead(d);
+	spin_unlock(&d->lock);
+}
+
+/**
+ * sbd_medium_read_ahead - change the read-ahead of the medium that is in
+ * @d: the drive
+ * @bytes: how much, or 0 for the kernel's default
+ *
+ * Return: 0 or -ENOMEDIUM.
+ */
+int sbd_medium_read_ahead(struct sbd_drive *d, u32 bytes)
+{
+	int ret = -ENOMEDIUM;
+
+	spin_lock(&d->lock);
+	if (d->tray.medium) {
+		d->medium.read_ahead = bytes;
+		apply_read_ahead(d);
+		ret = 0;
+	}
+	spin_unlock(&d->lock);
+	return ret;
+}
+
 /* Context: the work item. */
 static void show(struct sbd_drive *d, u64 generation,
 		 const struct sbd_medium *m)
@@ -303,6 +350,8 @@ static void show(struct sbd_drive *d, u64 generation,
 		       disk->disk_name, ret);
 		return;
 	}
+	/* After the limits, which bring a value of their own. */
+	update_read_ahead(d);
 	if (partitions)
 		set_disk_ro(disk, m->flags & SPICEBD_MEDIUM_READ_ONLY);
 	set_capacity(disk, size >> SECTOR_SHIFT);
@@ -364,6 +413,7 @@ static void drop_partitions(struct sbd_drive *d)
 static void hide(struct sbd_drive *d, bool unused)
 {
 	set_capacity(d->disk, 0);
+	update_read_ahead(d);
 	if (unused)
 		drop_pages(d->disk);
 	mark_partitions_dead(d->disk);

@@ -64,6 +64,10 @@ static struct netlink_range_validation sbd_block_size_range = {
 	.min = 512, .max = 65536,
 };
 
+static struct netlink_range_validation sbd_read_ahead_range = {
+	.max = SPICEBD_MAX_READ_AHEAD,
+};
+
 /* Behind a pointer: a policy's own bounds are signed and have 16 bits. */
 static struct netlink_range_validation sbd_piece_range = {
 	.min = 1, .max = SPICEBD_PIECE_MAX,
@@ -81,6 +85,8 @@ static const struct nla_policy sbd_medium_policy[SPICEBD_A_MEDIUM_MAX + 1] = {
 	[SPICEBD_A_MEDIUM_IO_OPT] = { .type = NLA_U32 },
 	[SPICEBD_A_MEDIUM_DISCARD_ALIGN] = { .type = NLA_U32 },
 	[SPICEBD_A_MEDIUM_MAX_DISCARD] = { .type = NLA_U32 },
+	[SPICEBD_A_MEDIUM_READ_AHEAD] =
+		NLA_POLICY_FULL_RANGE(NLA_U32, &sbd_read_ahead_range),
 };
 
 /* DRIVE_GET, MANAGE, TRAY_CLOSE, LOCK */
@@ -120,6 +126,7 @@ static const struct nla_policy sbd_force_policy[SPICEBD_A_DRIVE_FORCE + 1] = {
 	[SPICEBD_A_DRIVE_FORCE] = { .type = NLA_FLAG },
 };
 
+/* MEDIUM_INSERT, MEDIUM_SET */
 static const struct nla_policy
 sbd_insert_policy[SPICEBD_A_DRIVE_MEDIUM + 1] = {
 	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
@@ -251,7 +258,8 @@ static int fill_medium(struct sk_buff *skb, const struct sbd_medium *m,
 	    nla_put_u32(skb, SPICEBD_A_MEDIUM_IO_OPT, m->io_opt) ||
 	    nla_put_u32(skb, SPICEBD_A_MEDIUM_DISCARD_ALIGN,
 			m->discard_align) ||
-	    nla_put_u32(skb, SPICEBD_A_MEDIUM_MAX_DISCARD, m->max_discard))
+	    nla_put_u32(skb, SPICEBD_A_MEDIUM_MAX_DISCARD, m->max_discard) ||
+	    nla_put_u32(skb, SPICEBD_A_MEDIUM_READ_AHEAD, m->read_ahead))
 		return -EMSGSIZE;
 	nla_nest_end(skb, nest);
 	return 0;
@@ -689,17 +697,23 @@ static int sbd_queue_bind_doit(struct sk_buff *skb, struct genl_info *info)
 	return ret;
 }
 
-static int parse_medium(struct genl_info *info, struct sbd_medium *m)
+static int nested_medium(struct genl_info *info, struct nlattr **attrs)
 {
 	struct nlattr *nest = info->attrs[SPICEBD_A_DRIVE_MEDIUM];
+
+	if (!nest)
+		return missing(info, "no medium");
+	return nla_parse_nested(attrs, SPICEBD_A_MEDIUM_MAX, nest,
+				sbd_medium_policy, info->extack);
+}
+
+static int parse_medium(struct genl_info *info, struct sbd_medium *m)
+{
 	struct nlattr *attrs[SPICEBD_A_MEDIUM_MAX + 1];
 	int ret;
 
 	memset(m, 0, sizeof(*m));
-	if (!nest)
-		return missing(info, "no medium");
-	ret = nla_parse_nested(attrs, SPICEBD_A_MEDIUM_MAX, nest,
-			       sbd_medium_policy, info->extack);
+	ret = nested_medium(info, attrs);
 	if (ret)
 		return ret;
 	if (!attrs[SPICEBD_A_MEDIUM_SIZE])
@@ -722,6 +736,9 @@ static int parse_medium(struct genl_info *info, struct sbd_medium *m)
 	if (attrs[SPICEBD_A_MEDIUM_MAX_DISCARD])
 		m->max_discard =
 			nla_get_u32(attrs[SPICEBD_A_MEDIUM_MAX_DISCARD]);
+	if (attrs[SPICEBD_A_MEDIUM_READ_AHEAD])
+		m->read_ahead =
+			nla_get_u32(attrs[SPICEBD_A_MEDIUM_READ_AHEAD]);
 	return 0;
 }
 
@@ -796,6 +813,32 @@ static int sbd_medium_insert_doit(struct sk_buff *skb, struct genl_info *info)
 	else
 		ret = reply_generation(info, d->index, generation);
 out:
+	sbd_drive_put(d);
+	return ret;
+}
+
+static int sbd_medium_set_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	struct nlattr *attrs[SPICEBD_A_MEDIUM_MAX + 1];
+	struct nlattr *read_ahead;
+	struct sbd_drive *d;
+	int ret;
+
+	d = managed_drive(skb, info, info->attrs[SPICEBD_A_DRIVE_INDEX]);
+	if (IS_ERR(d))
+		return PTR_ERR(d);
+	ret = nested_medium(info, attrs);
+	if (!ret && !sbd_helper_is(d, NETLINK_CB(skb).sk))
+		ret = not_attached(info, -EPERM);
+	if (!ret) {
+		read_ahead = attrs[SPICEBD_A_MEDIUM_READ_AHEAD];
+		if (read_ahead)
+			ret = sbd_medium_read_ahead(d, nla_get_u32(read_ahead));
+		else
+			ret = missing(info, "nothing that can be set");
+	}
+	if (ret == -ENOMEDIUM)
+		say(info, ret, "there is no medium in the drive");
 	sbd_drive_put(d);
 	return ret;
 }
@@ -979,6 +1022,7 @@ static const struct genl_ops sbd_ops[] = {
 	SBD_OP(LOCK, sbd_lock_doit, sbd_index_policy),
 	SBD_OP(UNLOCK, sbd_unlock_doit, sbd_force_policy),
 	SBD_OP(IO_ANSWERS, sbd_io_answers_doit, sbd_answers_policy),
+	SBD_OP(MEDIUM_SET, sbd_medium_set_doit, sbd_insert_policy),
 };
 
 static const struct genl_multicast_group sbd_groups[] = {

@@ -8,7 +8,7 @@ import fcntl
 import os
 import struct
 
-from helper import F_READ_ONLY, Helper, wait_until
+from helper import F_READ_ONLY, Helper, Netlink, wait_until
 from tap import module, run, same, settle, sh
 
 CDROMEJECT, CDROMCLOSETRAY, CDROM_LOCKDOOR = 0x5309, 0x5319, 0x5329
@@ -129,4 +129,31 @@ def eject_by_its_program():
         h.done()
 
 
-run(sizes_when_empty_and_full, opens, eject_by_ioctl, eject_by_its_program)
+def read_ahead_kb():
+    with open("/sys/block/spicebd0/queue/read_ahead_kb",
+              encoding="ascii") as f:
+        return int(f.read())
+
+
+def read_ahead():
+    with module("drives=disk"):
+        usual = read_ahead_kb()
+        h = Helper(0, 4 << 20)
+        same(h.ctl.read_ahead(0, 1 << 20), errno.ENOMEDIUM, "set, empty")
+        h.insert(read_ahead=5 << 20)
+        h.idle()
+        same(read_ahead_kb(), 5 << 10, "of the insert")
+        same(h.ctl.read_ahead(0, 1 << 20), 0, "set")
+        same(read_ahead_kb(), 1 << 10, "as set")
+        same(h.ctl.read_ahead(0, (64 << 20) + 1), errno.ERANGE, "too much")
+        same(Netlink().manage().read_ahead(0, 4096), errno.EPERM, "a stranger")
+        same(h.ctl.read_ahead(0, 0), 0, "set to the default")
+        same(read_ahead_kb(), usual, "default")
+        same(h.ctl.read_ahead(0, 64 << 20), 0, "the most")
+        same(h.eject_idle(), 0, "eject")
+        same(wait_until(lambda: read_ahead_kb() == usual), True,
+             "the default again")
+        h.done()
+
+
+run(sizes_when_empty_and_full, read_ahead, opens, eject_by_ioctl, eject_by_its_program)

@@ -46,7 +46,7 @@ PIECE_MAX = 60 * 1024
 (DRIVE_GET, DRIVE_NTF, MANAGE, DRIVE_ADD, DRIVE_SET, DRIVE_DEL, ATTACH, DETACH,
  KEY_NEW, QUEUE_BIND, LINK_REPORT, MEDIUM_INSERT, MEDIUM_REMOVE, TRAY_OPEN,
  TRAY_CLOSE, EJECT, IO_REQUEST, IO_DATA, IO_COMPLETE, LOCK, UNLOCK,
- IO_REQUESTS, IO_ANSWERS) = range(1, 24)
+ IO_REQUESTS, IO_ANSWERS, MEDIUM_SET) = range(1, 25)
 # attributes of a drive
 (A_PAD, A_INDEX, A_NAME, A_MAJOR, A_MINOR, A_PERSONALITY, A_NR_QUEUES,
  A_QUEUE_DEPTH, A_MAX_IO, A_RECONNECT_TIMEOUT, A_STALL_TIMEOUT, A_TRAY,
@@ -55,7 +55,7 @@ PIECE_MAX = 60 * 1024
  A_EVENT, A_USERS) = range(1, 28)
 # of a medium
 (M_PAD, M_ID, M_SIZE, M_FLAGS, M_BLOCK_SIZE, M_IO_OPT, M_DISCARD_ALIGN,
- M_MAX_DISCARD) = range(1, 9)
+ M_MAX_DISCARD, M_READ_AHEAD) = range(1, 10)
 # counters
 STATS = ("reads writes flushes discards write_zeroes read_bytes write_bytes "
          "errors refused resent medium_changes").split()
@@ -286,7 +286,8 @@ class Netlink:
     def insert(self, index, size, flags=0, medium_id=b"", **kw):
         names = {"block_size": M_BLOCK_SIZE, "io_opt": M_IO_OPT,
                  "discard_align": M_DISCARD_ALIGN,
-                 "max_discard": M_MAX_DISCARD}
+                 "max_discard": M_MAX_DISCARD,
+                 "read_ahead": M_READ_AHEAD}
         medium = u64(M_SIZE, size) + attr(M_FLAGS, flags)
         if medium_id:
             medium += attr(M_ID, medium_id)
@@ -295,6 +296,11 @@ class Netlink:
         body = self.do(MEDIUM_INSERT, attr(A_INDEX, index) +
                        attr(A_MEDIUM | NLA_F_NESTED, medium))[0]
         return number(dict(parse(body[4:]))[A_GENERATION])
+
+    def read_ahead(self, index, value):
+        return self.fails(MEDIUM_SET, attr(A_INDEX, index) +
+                          attr(A_MEDIUM | NLA_F_NESTED,
+                               attr(M_READ_AHEAD, value)))
 
     def subscribe(self):
         self.sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, self.group)

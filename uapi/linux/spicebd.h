@@ -42,6 +42,8 @@
  */
 #define SPICEBD_MAX_BUFFER		(64 * 1024 * 1024)
 #define SPICEBD_BATCH_MAX		16
+/* Read-ahead of a medium, bytes at most. */
+#define SPICEBD_MAX_READ_AHEAD		(64 * 1024 * 1024)
 /* One-use key by which a socket binds to a drive's queues, bytes. */
 #define SPICEBD_KEY_LEN			16
 /* Keys that one command hands out at most. */
@@ -210,6 +212,7 @@ enum {
 	SPICEBD_A_MEDIUM_IO_OPT,		/* u32, bytes, preferred I/O; 0 unknown */
 	SPICEBD_A_MEDIUM_DISCARD_ALIGN,		/* u32, bytes, discard granularity */
 	SPICEBD_A_MEDIUM_MAX_DISCARD,		/* u32, bytes, largest discard or write zeroes */
+	SPICEBD_A_MEDIUM_READ_AHEAD,		/* u32, bytes; 0 or absent: the kernel's default */
 
 	__SPICEBD_A_MEDIUM_MAX,
 	SPICEBD_A_MEDIUM_MAX = (__SPICEBD_A_MEDIUM_MAX - 1)
@@ -362,6 +365,9 @@ struct spicebd_io_answer {
  *	-EEXIST: there is one; -EINVAL: the tray of a cdrom is closed;
  *	-ENOTCONN: no queue bound; -EBUSY: the drive is stale; -ENOMEDIUM: it
  *	is smaller than one block; -EFBIG: it is larger than 8 EiB - 512.
+ * @SPICEBD_CMD_MEDIUM_SET: manager that attached. INDEX, and of MEDIUM what can
+ *	change while it is in: READ_AHEAD. Files that are open keep what they
+ *	were opened with. -ENOMEDIUM: there is none.
  * @SPICEBD_CMD_MEDIUM_REMOVE: manager. INDEX, FORCE. Empty: success. A cdrom's
  *	tray must be open (-EINVAL). In use: an eject request and -EBUSY.
  *	Locked (disk): an eject request and -EINPROGRESS.
@@ -417,6 +423,7 @@ enum spicebd_cmd {
 	SPICEBD_CMD_UNLOCK,
 	SPICEBD_CMD_IO_REQUESTS,
 	SPICEBD_CMD_IO_ANSWERS,
+	SPICEBD_CMD_MEDIUM_SET,
 
 	__SPICEBD_CMD_MAX,
 	SPICEBD_CMD_MAX = (__SPICEBD_CMD_MAX - 1)

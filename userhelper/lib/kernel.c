@@ -112,6 +112,7 @@ static void parse_medium(struct nlattr *nest, struct kernel_medium *m)
 	get_u32(tb, SPICEBD_A_MEDIUM_IO_OPT, &m->io_opt);
 	get_u32(tb, SPICEBD_A_MEDIUM_DISCARD_ALIGN, &m->discard_align);
 	get_u32(tb, SPICEBD_A_MEDIUM_MAX_DISCARD, &m->max_discard);
+	get_u32(tb, SPICEBD_A_MEDIUM_READ_AHEAD, &m->read_ahead);
 }
 
 static void parse_stats(struct nlattr *nest, struct kernel_stats *s)
@@ -618,6 +619,8 @@ static int put_medium(struct nl_msg *msg, const struct kernel_medium *m)
 		r = nla_put_u32(msg, SPICEBD_A_MEDIUM_DISCARD_ALIGN, m->discard_align);
 	if (!r && m->max_discard)
 		r = nla_put_u32(msg, SPICEBD_A_MEDIUM_MAX_DISCARD, m->max_discard);
+	if (!r && m->read_ahead)
+		r = nla_put_u32(msg, SPICEBD_A_MEDIUM_READ_AHEAD, m->read_ahead);
 	if (!r)
 		nla_nest_end(msg, nest);
 	return r;
@@ -657,6 +660,20 @@ int kernel_medium_insert(struct kernel *k, uint32_t index, const struct kernel_m
 		return fail(err, EBADMSG, "the kernel did not number the medium");
 	*generation = g.gen;
 	return 0;
+}
+
+int kernel_read_ahead(struct kernel *k, uint32_t index, uint32_t bytes, struct kernel_err *err)
+{
+	struct nl_msg *msg = request(k, SPICEBD_CMD_MEDIUM_SET, NLM_F_ACK);
+	struct nlattr *nest;
+
+	if (!msg || nla_put_u32(msg, SPICEBD_A_DRIVE_INDEX, index) < 0)
+		return no_memory(msg, err);
+	nest = nla_nest_start(msg, SPICEBD_A_DRIVE_MEDIUM | NLA_F_NESTED);
+	if (!nest || nla_put_u32(msg, SPICEBD_A_MEDIUM_READ_AHEAD, bytes) < 0)
+		return no_memory(msg, err);
+	nla_nest_end(msg, nest);
+	return talk(k, msg, NULL, NULL, err);
 }
 
 int kernel_medium_remove(struct kernel *k, uint32_t index, bool force, struct kernel_err *err)

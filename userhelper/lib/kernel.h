@@ -35,6 +35,7 @@ struct kernel_medium {
 	uint32_t io_opt;
 	uint32_t discard_align;
 	uint32_t max_discard;
+	uint32_t read_ahead;		/* 0: the kernel's default */
 };
 
 struct kernel_stats {
@@ -136,6 +137,7 @@ int kernel_link_report(struct kernel *k, uint32_t index, enum spicebd_link link,
 		       struct kernel_err *err);
 int kernel_medium_insert(struct kernel *k, uint32_t index, const struct kernel_medium *m,
 			 uint64_t *generation, struct kernel_err *err);
+int kernel_read_ahead(struct kernel *k, uint32_t index, uint32_t bytes, struct kernel_err *err);
 int kernel_medium_remove(struct kernel *k, uint32_t index, bool force,
 			 struct kernel_err *err);
 int kernel_tray_open(struct kernel *k, uint32_t index, bool force, struct kernel_err *err);
