@@ -18,7 +18,7 @@ help:
 	@echo 'make demo             the whole way, shown in a test machine'
 	@echo 'make check            the tests of a submission'
 	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
-	@echo 'make bench            the cost of a request, beside that of nbd.ko (KERNEL=6.1|6.12)'
+	@echo 'make bench            measure, beside nbd.ko, ublk and Spice (KERNEL=, TABLES=cost,speed,…)'
 	@echo 'make setup            install what tests and builds need (apt, kernels)'
 	@echo 'make clean'
 
@@ -40,9 +40,10 @@ $(KERNELS:%=kmod-%): kmod-%:
 	$(VM)/kbuild $* --strict
 
 .PHONY: demo check check-full soak bench
+, := ,
 bench:
 	$(VM)/setup packages
-	selftests/bench/run --kernel $(or $(KERNEL),6.12)
+	selftests/bench/run --kernel $(or $(KERNEL),6.12) $(subst $(,), ,$(TABLES))
 
 demo:
 	selftests/demo/run
