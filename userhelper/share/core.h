@@ -11,6 +11,7 @@
 #include "share.h"
 
 #include "frame.h"
+#include "spicetap.h"
 
 #define SHARE_PORT_PREFIX	"org.spice-space.spicebd."
 #define SHARE_DRIVES_MAX	SPICEBD_SHARE_DRIVES	/* port numbers below this are served */
@@ -173,9 +174,8 @@ enum port_state {
 struct txbuf {
 	struct port *port;
 	struct txbuf *next;
-	size_t len;
 	bool pooled;
-	uint8_t data[];
+	struct tap_buf b;	/* last: its data follows */
 };
 
 struct port {
@@ -195,6 +195,9 @@ struct port {
 	GList *streams;
 	struct txbuf *pool;
 	unsigned int pool_made, data_out, control_out;
+	struct tap_source *tap;	/* NULL: data goes through the Spice library */
+	unsigned int batch;	/* nested handlers at whose end what they sent goes out */
+	bool returned;		/* buffers came back meanwhile */
 	guint hello_timer, ping_timer;
 	unsigned int hello_tries, faults;
 	bool lost;		/* the step was lost in a session with this secret: */
@@ -211,11 +214,28 @@ void port_put_buffer(struct txbuf *b);
 /* hands over the buffer; it comes back by itself */
 void port_send_buffer(struct port *p, struct txbuf *b, size_t len);
 bool port_send_small(struct port *p, const uint8_t *frame, size_t len);
+/* what is sent between the two leaves together; the port outlives it */
+void port_batch_begin(struct port *p);
+void port_batch_end(struct port *p);
+/* upcall: the buffer may be used again */
+void port_written(struct txbuf *b);
 /* upcalls, in session.c */
 void session_opened(struct port *p);
 void session_closed(struct port *p, const char *why);
 void session_input(struct port *p, const uint8_t *data, size_t len);
 void session_progress(struct port *p);
+
+/* ---- tap.c: past the Spice library (spicetap.h) */
+
+/* takes over the channel's connection, where that can be done */
+void tap_attach(struct port *p);
+void tap_detach(struct port *p);
+/* false: the library must send it */
+bool tap_takes(const struct port *p);
+void tap_send_buffer(struct port *p, struct txbuf *b, size_t len);
+void tap_send_now(struct port *p);
+/* upcall, in port.c */
+void port_data(struct port *p, const uint8_t *data, size_t len);
 
 /* ---- session.c: the frame layer of a port */
 

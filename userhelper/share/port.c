@@ -53,13 +53,21 @@ void port_unref(struct port *p)
 	g_free(p);
 }
 
-static void on_written(GObject *src, GAsyncResult *res, gpointer data)
+/* What waited for a buffer, or for the last frame to be sent. */
+static void go_on(struct port *p)
 {
-	struct txbuf *b = data;
+	p->returned = false;
+	if (p->gone)
+		return;
+	session_progress(p);
+	if (p->share->stopping)
+		share_progress(p->share);
+}
+
+void port_written(struct txbuf *b)
+{
 	struct port *p = b->port;
 
-	/* An error only says that the port is not opened, which we know by then. */
-	spice_port_channel_write_finish(SPICE_PORT_CHANNEL(src), res, NULL);
 	if (b->pooled) {
 		p->data_out--;
 		port_put_buffer(b);
@@ -67,10 +75,31 @@ static void on_written(GObject *src, GAsyncResult *res, gpointer data)
 		p->control_out--;
 		g_free(b);
 	}
-	if (!p->gone) {
-		session_progress(p);
-		share_progress(p->share);
-	}
+	p->returned = true;
+	if (!p->batch)
+		go_on(p);
+	port_unref(p);
+}
+
+static void on_written(GObject *src, GAsyncResult *res, gpointer data)
+{
+	/* An error only says that the port is not opened, which we know by then. */
+	spice_port_channel_write_finish(SPICE_PORT_CHANNEL(src), res, NULL);
+	port_written(data);
+}
+
+void port_batch_begin(struct port *p)
+{
+	p->refs++;
+	p->batch++;
+}
+
+void port_batch_end(struct port *p)
+{
+	if (p->batch == 1 && p->tap)
+		tap_send_now(p);
+	if (!--p->batch && p->returned)
+		go_on(p);
 	port_unref(p);
 }
 
@@ -81,8 +110,13 @@ void port_send_buffer(struct port *p, struct txbuf *b, size_t len)
 		p->data_out++;
 	else
 		p->control_out++;
-	b->len = len;
-	spice_port_channel_write_async(p->channel, b->data, len, NULL, on_written, b);
+	if (!tap_takes(p)) {
+		spice_port_channel_write_async(p->channel, b->b.data, len, NULL, on_written, b);
+		return;
+	}
+	port_batch_begin(p);
+	tap_send_buffer(p, b, len);
+	port_batch_end(p);
 }
 
 bool port_send_small(struct port *p, const uint8_t *frame, size_t len)
@@ -94,7 +128,7 @@ bool port_send_small(struct port *p, const uint8_t *frame, size_t len)
 	b = g_malloc(sizeof(*b) + len);
 	b->pooled = false;
 	b->port = p;
-	memcpy(b->data, frame, len);
+	memcpy(b->b.data, frame, len);
 	port_send_buffer(p, b, len);
 	return true;
 }
@@ -161,20 +195,31 @@ static void on_opened(GObject *obj, GParamSpec *spec, gpointer data)
 		session_closed(p, opened ? "the port was opened anew" :
 					   "the other end closed the port");
 	p->opened = opened;
-	if (opened)
-		session_opened(p);
+	if (!opened)
+		return;
+	/*
+	 * The library notifies from within the handling of a message, so that it
+	 * is at the boundary of two.
+	 */
+	if (spec)
+		tap_attach(p);
+	session_opened(p);
 }
 
 /*
  * Data can follow a close, and makes spice-glib believe that the port is open;
  * it is nobody's.
  */
+void port_data(struct port *p, const uint8_t *data, size_t len)
+{
+	if (p->known && p->opened)
+		session_input(p, data, len);
+}
+
 static void on_data(SpicePortChannel *channel, gpointer bytes, int size, gpointer data)
 {
-	struct port *p = data;
-
-	if (p->known && p->opened && size > 0)
-		session_input(p, bytes, size);
+	if (size > 0)
+		port_data(data, bytes, size);
 }
 
 static void on_event(SpiceChannel *channel, SpiceChannelEvent event, gpointer data)
@@ -220,5 +265,6 @@ void port_detach(struct port *p)
 		session_closed(p, "the connection was closed");
 	p->opened = false;
 	p->gone = true;
+	tap_detach(p);
 	port_unref(p);
 }

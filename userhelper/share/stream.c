@@ -20,6 +20,7 @@
 #define OPEN_TIMEOUT_MS	15000
 #define REGRANT		(SHARE_WINDOW / 4)
 #define IN_START	(64u << 10)
+#define GATHER		4		/* frames read before they are sent, at most */
 
 struct stream {
 	GSource source;		/* first: GLib's part */
@@ -83,11 +84,14 @@ static gboolean on_io(GSource *source, GSourceFunc fn, gpointer data)
 {
 	struct stream *s = (struct stream *)source;
 	GIOCondition cond = s->tag ? g_source_query_unix_fd(source, s->tag) : 0;
+	struct port *p = s->port;
 
+	port_batch_begin(p);
 	if (s->armed & G_IO_OUT && cond & (G_IO_OUT | G_IO_ERR | G_IO_HUP))
 		pump_in(s);
 	if (s->fd >= 0 && s->armed & G_IO_IN && cond & (G_IO_IN | G_IO_ERR | G_IO_HUP))
 		pump_out(s);
+	port_batch_end(p);
 	return G_SOURCE_CONTINUE;
 }
 
@@ -279,14 +283,12 @@ static void send_opened(struct stream *s)
 	}
 }
 
-static ssize_t fill_buffer(struct stream *s, struct txbuf *b)
+static ssize_t fill_buffer(struct stream *s, struct txbuf *b, size_t room)
 {
-	size_t room = MIN(s->port->peer.frame_max, FRAME_MAX) - FRAME_HEADER_LEN;
 	ssize_t n;
 
-	room = MIN(room, s->tx_credit);
 	do {
-		n = recv(s->fd, b->data + FRAME_HEADER_LEN, room, 0);
+		n = recv(s->fd, b->b.data + FRAME_HEADER_LEN, room, 0);
 	} while (n < 0 && errno == EINTR);
 	return n;
 }
@@ -298,7 +300,7 @@ static void send_data(struct stream *s, struct txbuf *b, size_t n)
 	s->tx_credit -= n;
 	s->offer->info.read_bytes += n;
 	p->share->read_bytes += n;
-	frame_put_header(&p->tx, b->data, FRAME_DATA, s->id, n);
+	frame_put_header(&p->tx, b->b.data, FRAME_DATA, s->id, n);
 	port_send_buffer(p, b, FRAME_HEADER_LEN + n);
 }
 
@@ -326,36 +328,40 @@ static void pump_nowhere(struct stream *s)
 		end_io(s);	/* the server's end will finish it */
 }
 
-static void pump_out(struct stream *s)
+/* Returns whether there may be more for now. */
+static bool pump_frame(struct stream *s)
 {
-	struct txbuf *b;
+	struct txbuf *b = port_get_buffer(s->port);
+	size_t room;
 	ssize_t n;
 
+	if (!b) {
+		s->starved = true;
+		return false;
+	}
+	room = MIN(MIN(s->port->peer.frame_max, FRAME_MAX) - FRAME_HEADER_LEN, s->tx_credit);
+	n = fill_buffer(s, b, room);
+	if (n > 0) {
+		send_data(s, b, n);
+		return n == room && s->tx_credit;
+	}
+	port_put_buffer(b);
+	if (!n || errno != EAGAIN)
+		server_gone(s);
+	return false;
+}
+
+static void pump_out(struct stream *s)
+{
 	if (s->draining) {
 		pump_nowhere(s);
 		return;
 	}
 	if (!s->opened && !check_opened(s))
 		return;
-	if (!s->tx_credit) {
-		arm(s);
-		return;
-	}
-	b = port_get_buffer(s->port);
-	if (!b) {
-		s->starved = true;
-		arm(s);
-		return;
-	}
-	n = fill_buffer(s, b);
-	if (n > 0) {
-		send_data(s, b, n);
-		arm(s);
-		return;
-	}
-	port_put_buffer(b);
-	if (!n || errno != EAGAIN)
-		server_gone(s);
+	for (int i = 0; i < GATHER && s->tx_credit && pump_frame(s); i++)
+		;
+	arm(s);
 }
 
 void stream_next_starved(struct port *p)
