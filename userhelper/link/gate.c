@@ -48,6 +48,7 @@ struct conn {
 	uint32_t session;
 	int type;
 	bool tls;
+	bool short_headers;	/* its messages will have them */
 	char who[INET6_ADDRSTRLEN + 24];
 };
 
@@ -57,6 +58,7 @@ static const struct gate_hooks *hooks;
 static struct loop_watch *listen_watch;
 static struct loop_timer *timer;
 static struct conn *conns, *handing;
+static struct conn *fresh_port;	/* linked this moment, by a client without TLS */
 static unsigned int n_conns;
 
 static struct {
@@ -80,6 +82,8 @@ static void conn_forget(struct conn *c)
 	n_conns--;
 	if (handing == c)
 		handing = NULL;
+	if (fresh_port == c)
+		fresh_port = NULL;
 	loop_watch_remove(c->watch);
 	free(c);
 	if (n_conns < CONNS_MAX && listen_watch)
@@ -152,10 +156,29 @@ static void hand_over(struct conn *c)
 		close(fd);
 }
 
+/* libspice-server always knows of short headers; the client says whether it does. */
+static bool knows_short_headers(int fd)
+{
+	uint8_t req[sizeof(SpiceLinkHeader) + 4096];
+	SpiceLinkMess *mess = (SpiceLinkMess *)(req + sizeof(SpiceLinkHeader));
+	ssize_t n = recv(fd, req, sizeof(req), MSG_PEEK | MSG_DONTWAIT);
+	uint32_t at, caps;
+
+	if (n < (ssize_t)(sizeof(SpiceLinkHeader) + sizeof(*mess)))
+		return false;
+	at = le32toh(mess->caps_offset);
+	if (!mess->num_common_caps || at > n - sizeof(SpiceLinkHeader) ||
+	    n - sizeof(SpiceLinkHeader) - at < sizeof(caps))
+		return false;
+	memcpy(&caps, (uint8_t *)mess + at, sizeof(caps));
+	return le32toh(caps) & 1u << SPICE_COMMON_CAP_MINI_HEADER;
+}
+
 static void judge(struct conn *c, const SpiceLinkMess *mess)
 {
 	uint32_t session = le32toh(mess->connection_id);
 
+	c->short_headers = knows_short_headers(c->fd);
 	if (mess->channel_type == SPICE_CHANNEL_MAIN) {
 		if (session)
 			refuse(c, SPICE_LINK_ERR_BAD_CONNECTION_ID, "it wants to take over a session");
@@ -382,6 +405,8 @@ void gate_channel_event(int event, SpiceChannelEventInfo *info)
 			client_came(c);
 		else if (c->type == SPICE_CHANNEL_INPUTS)
 			client.inputs = true;
+		/* The char device's state() follows from within the same call. */
+		fresh_port = c->type == SPICE_CHANNEL_PORT && c->short_headers ? c : NULL;
 	} else if (event == SPICE_CHANNEL_EVENT_DISCONNECTED) {
 		if (c->state == CONN_LINKING)
 			log_notice("connection from %s was not let in: wrong password, or it went away",
@@ -397,6 +422,14 @@ void gate_replay(void)
 {
 	if (client.here)
 		hooks->client(true, client.who);
+}
+
+int gate_port_fd(void)
+{
+	int fd = fresh_port ? fresh_port->fd : -1;
+
+	fresh_port = NULL;
+	return fd;
 }
 
 const uint8_t *gate_secret(void)

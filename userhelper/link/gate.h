@@ -33,6 +33,11 @@ void gate_channel_event(int event, SpiceChannelEventInfo *info);
 
 void gate_replay(void);		/* tell hooks->client again who is here */
 const uint8_t *gate_secret(void);
+/*
+ * For a char device's state(): the connection of the channel that is being
+ * linked, if its messages can be told apart (short headers, no TLS); or -1.
+ */
+int gate_port_fd(void);
 void gate_end_client(const char *why);
 
 #endif /* SPICEBD_LINK_GATE_H */

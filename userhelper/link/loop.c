@@ -2,6 +2,7 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -9,12 +10,14 @@
 #include "sock.h"
 
 struct loop_watch {
-	struct loop_watch *next_dead;
+	struct loop_watch *next;	/* of all, or of the dead */
+	struct loop_watch *next_changed;
 	loop_watch_fn fn;
 	void *opaque;
 	int fd;
-	unsigned int events;
-	bool dead;
+	unsigned int events;	/* wanted */
+	unsigned int set;	/* what epoll knows */
+	bool changed, dead;
 };
 
 struct loop_timer {
@@ -27,6 +30,8 @@ struct loop_timer {
 
 static int epfd = -1;
 static bool quit;
+static struct loop_watch *watches;
+static struct loop_watch *changed_watches;	/* epoll is told before it waits */
 static struct loop_watch *dead_watches;	/* freed when no event can name them */
 static struct loop_timer *timers;
 static struct loop_task *tasks, **tasks_tail = &tasks;
@@ -49,6 +54,24 @@ static uint32_t to_epoll(unsigned int events)
 	return (events & LOOP_READ ? EPOLLIN : 0) | (events & LOOP_WRITE ? EPOLLOUT : 0);
 }
 
+/*
+ * Nothing wanted means not in the set at all: epoll reports errors and
+ * hang-ups of whatever is in it, and nobody would take them.
+ */
+static bool apply(struct loop_watch *w, unsigned int events)
+{
+	struct epoll_event ev = { .events = to_epoll(events), .data.ptr = w };
+	int op;
+
+	if (w->set == events)
+		return true;
+	op = !w->set ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+	if (epoll_ctl(epfd, op, w->fd, &ev) < 0 && events)
+		return false;
+	w->set = events;
+	return true;
+}
+
 struct loop_watch *loop_watch_add(int fd, unsigned int events, loop_watch_fn fn, void *opaque)
 {
 	struct loop_watch *w = calloc(1, sizeof(*w));
@@ -58,42 +81,73 @@ struct loop_watch *loop_watch_add(int fd, unsigned int events, loop_watch_fn fn,
 	w->fd = fd;
 	w->fn = fn;
 	w->opaque = opaque;
-	if (events) {
-		struct epoll_event ev = { .events = to_epoll(events), .data.ptr = w };
-
-		if (epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
-			free(w);
-			return NULL;
-		}
-	}
 	w->events = events;
+	if (!apply(w, events)) {
+		free(w);
+		return NULL;
+	}
+	w->next = watches;
+	watches = w;
 	return w;
 }
 
-/*
- * Nothing wanted means not in the set at all: epoll reports errors and
- * hang-ups of whatever is in it, and nobody would take them.
- */
+/* What is wanted often changes back before epoll waits, and costs nothing then. */
 void loop_watch_set(struct loop_watch *w, unsigned int events)
 {
-	struct epoll_event ev = { .events = to_epoll(events), .data.ptr = w };
-	int op;
-
-	if (w->dead || events == w->events)
+	if (w->dead)
 		return;
-	op = !w->events ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
-	if (epoll_ctl(epfd, op, w->fd, &ev) == 0 || !events)
-		w->events = events;
+	w->events = events;
+	if (w->changed || w->events == w->set)
+		return;
+	w->changed = true;
+	w->next_changed = changed_watches;
+	changed_watches = w;
+}
+
+static void apply_changes(void)
+{
+	struct loop_watch *w;
+
+	while ((w = changed_watches)) {
+		changed_watches = w->next_changed;
+		w->changed = false;
+		if (!w->dead && !apply(w, w->events))
+			w->events = w->set;
+	}
 }
 
 void loop_watch_remove(struct loop_watch *w)
 {
+	struct loop_watch **p;
+
 	if (!w || w->dead)
 		return;
-	loop_watch_set(w, 0);
+	apply(w, 0);
+	w->events = 0;
 	w->dead = true;
-	w->next_dead = dead_watches;
+	for (p = &watches; *p != w; p = &(*p)->next)
+		;
+	*p = w->next;
+	w->next = dead_watches;
 	dead_watches = w;
+}
+
+/* epoll knows a descriptor by its number and its file: it must forget the old one first. */
+int loop_replace(int fd, int with)
+{
+	struct loop_watch *w;
+	int r;
+
+	for (w = watches; w; w = w->next)
+		if (w->fd == fd)
+			apply(w, 0);
+	do {
+		r = dup3(with, fd, O_CLOEXEC);
+	} while (r < 0 && (errno == EINTR || errno == EBUSY));
+	for (w = watches; w; w = w->next)
+		if (w->fd == fd)
+			apply(w, w->events);
+	return r < 0 ? -errno : 0;
 }
 
 static void free_dead_watches(void)
@@ -101,7 +155,7 @@ static void free_dead_watches(void)
 	struct loop_watch *w;
 
 	while ((w = dead_watches)) {
-		dead_watches = w->next_dead;
+		dead_watches = w->next;
 		free(w);
 	}
 }
@@ -231,12 +285,15 @@ void loop_run(void)
 	struct epoll_event ev[32];
 	int i, n;
 
+	apply_changes();
 	while (!quit) {
 		n = epoll_wait(epfd, ev, 32, next_timeout());
 		for (i = 0; i < n; i++)
 			run_watch(ev[i].data.ptr, ev[i].events);
 		run_timers();
 		run_tasks();
+		/* A dead one may still be in the list of changes. */
+		apply_changes();
 		free_dead_watches();
 	}
 }

@@ -23,6 +23,9 @@ struct loop_watch *loop_watch_add(int fd, unsigned int events, loop_watch_fn fn,
 void loop_watch_set(struct loop_watch *w, unsigned int events);
 void loop_watch_remove(struct loop_watch *w);	/* NULL is fine; before close() */
 
+/* Makes @fd, which may be watched, a name of the file of @with. -errno */
+int loop_replace(int fd, int with);
+
 struct loop_timer;
 typedef void (*loop_timer_fn)(void *opaque);
 

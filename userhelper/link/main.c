@@ -93,6 +93,7 @@ static const struct daemon_hooks daemon_hooks = {
 
 static const struct port_hooks port_hooks = {
 	.secret = gate_secret,
+	.connection = gate_port_fd,
 	.end_client = gate_end_client,
 	.emit = daemon_send,
 };

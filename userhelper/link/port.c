@@ -19,6 +19,7 @@
 #include "log.h"
 #include "loop.h"
 #include "sock.h"
+#include "tap.h"
 
 #define PUMP_MAX	32	/* messages in a row before others get their turn */
 #define BYE_TIME	200	/* ms for a BYE to leave */
@@ -34,6 +35,7 @@ struct port {
 	bool moved, empty;		/* what read() did in this wakeup */
 	struct loop_task pump, renew;
 	struct loop_timer *fail_timer;
+	struct port_tap *tap;		/* NULL: data goes through libspice-server */
 };
 
 static SpiceServer *server;
@@ -52,9 +54,13 @@ static void port_state(SpiceCharDeviceInstance *sin, int connected)
 		return;
 	p->connected = connected;
 	if (connected) {
+		/* Nothing has been read yet, and what was written was whole. */
+		p->tap = port_tap_new(hooks->connection(), p->session, &p->pump);
 		session_start(p->session, hooks->secret());
 		return;
 	}
+	port_tap_free(p->tap);
+	p->tap = NULL;
 	session_stop(p->session, "the client disconnected");
 	if (!p->renewing)
 		loop_defer(&p->renew);
@@ -75,7 +81,7 @@ static int port_read(SpiceCharDeviceInstance *sin, uint8_t *buf, int len)
 	struct port *p = (struct port *)sin;
 	size_t n;
 
-	if (!p->connected || len < (int)FRAME_MAX) {
+	if (!p->connected || p->tap || len < (int)FRAME_MAX) {
 		p->empty = true;
 		return 0;
 	}
@@ -111,6 +117,10 @@ static void pump(void *opaque)
 	struct port *p = opaque;
 	unsigned int i;
 
+	if (p->tap) {
+		port_tap_pump(p->tap);
+		return;
+	}
 	for (i = 0; i < PUMP_MAX && p->connected; i++) {
 		p->moved = false;
 		p->empty = false;

@@ -14,6 +14,7 @@
 
 struct port_hooks {
 	const uint8_t *(*secret)(void);		/* of the client that is connected */
+	int (*connection)(void);		/* of the channel being linked, or -1 */
 	void (*end_client)(const char *why);	/* its connections are shut down */
 	void (*emit)(struct link_msg *msg, int fd);
 };

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "tap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "spicetap.h"
+
+#define PUMP_MAX	16	/* messages in a row before others get their turn */
+
+struct port_tap {
+	struct tap *tap;
+	struct session *session;
+	struct loop_task *pump;
+	struct loop_watch *watch[2];
+	struct tap_buf *buf;	/* at the tap, or free if that is idle */
+};
+
+static void on_data(void *opaque, const uint8_t *data, size_t len)
+{
+	struct port_tap *p = opaque;
+
+	session_input(p->session, data, len);
+}
+
+static void on_written(void *opaque, struct tap_buf *b)
+{
+	struct port_tap *p = opaque;
+
+	loop_defer(p->pump);
+}
+
+static void on_side(struct port_tap *p, enum tap_side side, int events)
+{
+	tap_event(p->tap, side, (events & LOOP_READ ? TAP_IN : 0) |
+		  (events & LOOP_WRITE ? TAP_OUT : 0));
+}
+
+static void on_net(int fd, int events, void *opaque)
+{
+	on_side(opaque, TAP_NET, events);
+}
+
+static void on_lib(int fd, int events, void *opaque)
+{
+	on_side(opaque, TAP_LIB, events);
+}
+
+static void on_watch(void *opaque, enum tap_side side, unsigned int events)
+{
+	struct port_tap *p = opaque;
+
+	loop_watch_set(p->watch[side], (events & TAP_IN ? LOOP_READ : 0) |
+		       (events & TAP_OUT ? LOOP_WRITE : 0));
+}
+
+/* The port's state() follows when libspice-server has seen it, and frees the rest. */
+static void on_ended(void *opaque, const char *why)
+{
+	struct port_tap *p = opaque;
+
+	log_debug("a port's connection: %s", why);
+	loop_watch_remove(p->watch[TAP_NET]);
+	loop_watch_remove(p->watch[TAP_LIB]);
+	p->watch[TAP_NET] = NULL;
+	p->watch[TAP_LIB] = NULL;
+	tap_free(p->tap);
+	p->tap = NULL;
+}
+
+static const struct tap_ops ops = {
+	.data = on_data,
+	.written = on_written,
+	.watch = on_watch,
+	.ended = on_ended,
+};
+
+void port_tap_pump(struct port_tap *p)
+{
+	size_t n;
+
+	for (int i = 0; p->tap && tap_idle(p->tap); i++) {
+		if (i == PUMP_MAX) {
+			loop_defer(p->pump);
+			return;
+		}
+		n = session_output(p->session, p->buf->data, FRAME_MAX);
+		if (!n)
+			return;
+		tap_send(p->tap, p->buf, n);
+		tap_flush(p->tap);
+	}
+}
+
+static bool take_over(struct port_tap *p, int fd)
+{
+	int net = fcntl(fd, F_DUPFD_CLOEXEC, 3), lib, r;
+
+	if (net < 0)
+		return false;
+	p->tap = tap_new(net, &lib, 0, &ops, p);
+	if (!p->tap) {
+		close(net);
+		return false;
+	}
+	p->watch[TAP_NET] = loop_watch_add(net, 0, on_net, p);
+	p->watch[TAP_LIB] = loop_watch_add(tap_fd(p->tap, TAP_LIB), 0, on_lib, p);
+	r = p->watch[TAP_NET] && p->watch[TAP_LIB] ? loop_replace(fd, lib) : -ENOMEM;
+	close(lib);
+	return r == 0;
+}
+
+struct port_tap *port_tap_new(int fd, struct session *session, struct loop_task *pump)
+{
+	struct port_tap *p = fd < 0 ? NULL : calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->session = session;
+	p->pump = pump;
+	p->buf = malloc(sizeof(*p->buf) + FRAME_MAX);
+	if (p->buf && take_over(p, fd)) {
+		tap_start(p->tap);
+		return p;
+	}
+	log_warn("a port's data goes through libspice-server: %s", strerror(errno));
+	port_tap_free(p);
+	return NULL;
+}
+
+void port_tap_free(struct port_tap *p)
+{
+	if (!p)
+		return;
+	if (p->tap)
+		on_ended(p, "ended");
+	free(p->buf);
+	free(p);
+}
