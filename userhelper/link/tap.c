@@ -18,6 +18,7 @@ struct port_tap {
 	struct loop_task *pump;
 	struct loop_watch *watch[2];
 	struct tap_buf *buf;	/* at the tap, or free if that is idle */
+	bool pumping;
 };
 
 static void on_data(void *opaque, const uint8_t *data, size_t len)
@@ -31,7 +32,8 @@ static void on_written(void *opaque, struct tap_buf *b)
 {
 	struct port_tap *p = opaque;
 
-	loop_defer(p->pump);
+	if (!p->pumping)
+		loop_defer(p->pump);
 }
 
 static void on_side(struct port_tap *p, enum tap_side side, int events)
@@ -83,17 +85,19 @@ void port_tap_pump(struct port_tap *p)
 {
 	size_t n;
 
+	p->pumping = true;
 	for (int i = 0; p->tap && tap_idle(p->tap); i++) {
 		if (i == PUMP_MAX) {
 			loop_defer(p->pump);
-			return;
+			break;
 		}
 		n = session_output(p->session, p->buf->data, FRAME_MAX);
 		if (!n)
-			return;
+			break;
 		tap_send(p->tap, p->buf, n);
 		tap_flush(p->tap);
 	}
+	p->pumping = false;
 }
 
 static bool take_over(struct port_tap *p, int fd)

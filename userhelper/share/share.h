@@ -81,7 +81,7 @@ typedef void (*spicebd_share_fn)(void *user, const struct spicebd_share_event *e
  * spicebd_share_new() - serve the drives of a session
  * @session: referenced; its port channels may exist already
  * @fn: told of what happens; may call every function here but free, and may not
- *	disconnect the session from within
+ *	disconnect the session or run a main loop from within
  *
  * Port channels are connected by the core, everything else by the session's
  * owner, who must connect every channel (a migration loses bytes otherwise).

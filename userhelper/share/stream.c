@@ -86,6 +86,8 @@ static gboolean on_io(GSource *source, GSourceFunc fn, gpointer data)
 	GIOCondition cond = s->tag ? g_source_query_unix_fd(source, s->tag) : 0;
 	struct port *p = s->port;
 
+	if (p->batch)
+		return G_SOURCE_CONTINUE;	/* a main loop within a handler */
 	port_batch_begin(p);
 	if (s->armed & G_IO_OUT && cond & (G_IO_OUT | G_IO_ERR | G_IO_HUP))
 		pump_in(s);
@@ -605,6 +607,8 @@ void stream_open(struct port *p, uint32_t id, struct offer *o, uint32_t credit)
 	s->id = id;
 	s->fd = -1;
 	s->tx_credit = credit;
+	/* Else GLib takes it out of the poll set and in again at each event. */
+	g_source_set_can_recurse(&s->source, TRUE);
 	g_source_attach(&s->source, NULL);
 	p->streams = g_list_append(p->streams, s);
 	if (n >= FRAME_STREAMS_MAX)

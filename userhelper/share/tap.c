@@ -103,6 +103,8 @@ static gboolean on_io(GSource *source, GSourceFunc fn, gpointer data)
 	struct tap_source *t = (struct tap_source *)source;
 	struct port *p = t->port;
 
+	if (p->batch)
+		return G_SOURCE_CONTINUE;	/* a main loop within a handler */
 	port_batch_begin(p);
 	on_side(t, TAP_NET);
 	on_side(t, TAP_LIB);
@@ -186,6 +188,8 @@ void tap_attach(struct port *p)
 		return;
 	}
 	t->socket = g_steal_pointer(&socket);
+	/* Else GLib takes it out of the poll set and in again at each event. */
+	g_source_set_can_recurse(&t->source, TRUE);
 	g_source_attach(&t->source, NULL);
 	p->tap = t;
 	tap_start(t->tap);
