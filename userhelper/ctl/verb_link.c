@@ -95,6 +95,8 @@ static int try_address(const struct linkconf *l, struct fault *f)
 		fault_set(f, EXIT_REFUSED, "%s", err);
 		return -EINVAL;
 	}
+	if (linkconf_is_port(l, NULL))
+		return 0;
 	fd = linkconf_listen(l, err, sizeof(err));
 	if (fd < 0) {
 		fault_set(f, EXIT_REFUSED, "%s", err);
@@ -264,7 +266,10 @@ int verb_listen(const struct verb *v, int argc, char **argv)
 		return status;
 	if (argc - optind < 1 || argc - optind > 2)
 		return verb_usage(v, "an address is wanted, and at most a name before it");
-	name = argc - optind == 2 ? argv[optind] : DEFAULT_LINK;
+	if (argc - optind == 2)
+		name = argv[optind];
+	else
+		name = strncmp(argv[optind], "port:", 5) ? DEFAULT_LINK : LINKCONF_PORT_LINK;
 	if (!linkconf_name_ok(name))
 		return verb_usage(v, "\"%s\" is no name: a-z, 0-9, - and _, at most %d",
 				  clean(name), LINKCONF_NAME_MAX);

@@ -293,6 +293,11 @@ int linkconf_load(const char *name, struct linkconf *out, char *err, size_t errl
 		close(fd);
 		return r;
 	}
+	out->file[0] = '\0';
+	if (!strcmp(name, LINKCONF_PORT_LINK)) {
+		strcpy(out->address, "port:");
+		return 0;
+	}
 	snprintf(err, errlen, "link \"%s\" is not configured; spicebdctl listen %s ADDRESS does it",
 		 name, name);
 	return -ENOENT;

@@ -18,6 +18,11 @@ struct sockaddr;
 #define LINKCONF_LINKS_MAX	64	/* that linkconf_list() tells of */
 #define LINKCONF_FILE_MAX	16384	/* bytes of a file */
 
+/* The link that udev starts when a virtio-serial port of ours appears. */
+#define LINKCONF_PORT_LINK	"port"
+#define LINKCONF_PORT_DIR	"/dev/virtio-ports"
+#define LINKCONF_PORT_NAME	"org.spice-space.spicebd"
+
 struct linkconf {
 	char name[LINKCONF_NAME_MAX + 1];
 	char file[LINKCONF_PATH_MAX + 1];	/* where it was read */
@@ -51,7 +56,8 @@ void linkconf_init(struct linkconf *c, const char *name);
  * linkconf_load() - read links.d/NAME.conf from run_dir(), else from
  *	SPICEBD_CONF_DIR or /etc/spicebd
  * @err: out, on error: one line, with file and line number
- * Return: 0 or -errno; -ENOENT when there is no such file
+ * Return: 0 or -errno; -ENOENT when there is no such file, but for the link
+ *	LINKCONF_PORT_LINK, which needs none
  */
 int linkconf_load(const char *name, struct linkconf *out, char *err, size_t errlen);
 
@@ -106,5 +112,13 @@ int linkconf_check_socket(const struct linkconf *c, int fd, char *err, size_t er
  * linkconf_is_unix() - path of a unix address, or NULL
  */
 const char *linkconf_is_unix(const struct linkconf *c);
+
+/**
+ * linkconf_is_port() - whether it is the end of virtio-serial ports, which does
+ *	not listen
+ * @c: checked
+ * @prefix: out: their paths but for ".N"; or NULL
+ */
+bool linkconf_is_port(const struct linkconf *c, char prefix[LINKCONF_PATH_MAX + 1]);
 
 #endif /* SPICEBD_LINKCONF_H */

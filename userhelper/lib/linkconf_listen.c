@@ -20,6 +20,25 @@ const char *linkconf_is_unix(const struct linkconf *c)
 	return strncmp(c->address, "unix:", 5) ? NULL : c->address + 5;
 }
 
+static const char *port_name(const struct linkconf *c)
+{
+	return strncmp(c->address, "port:", 5) ? NULL : c->address + 5;
+}
+
+bool linkconf_is_port(const struct linkconf *c, char prefix[LINKCONF_PATH_MAX + 1])
+{
+	const char *name = port_name(c);
+
+	if (!name || !prefix)
+		return name;
+	if (*name == '/')
+		strcpy(prefix, name);
+	else
+		snprintf(prefix, LINKCONF_PATH_MAX + 1, LINKCONF_PORT_DIR "/%s",
+			 *name ? name : LINKCONF_PORT_NAME);
+	return true;
+}
+
 /* HOST:PORT or [v6]:PORT; false when it is neither. */
 static bool split_tcp(const char *address, char *host, size_t size, char port[6])
 {
@@ -84,6 +103,21 @@ static int check_unix(const struct linkconf *c, const char *path, char *err, siz
 	return 0;
 }
 
+/* Who may connect, and how, is for the host to say. */
+static int check_port(const struct linkconf *c, const char *name, char *err, size_t errlen)
+{
+	size_t n = strlen(name);
+
+	if ((*name != '/' && strchr(name, '/')) || (n && name[n - 1] == '/'))
+		return refuse(c, EINVAL, err, errlen,
+			      "address: \"port:%.64s\" is neither a port's name nor an absolute path",
+			      name);
+	if (c->password_file[0] || c->tls_cert[0])
+		return refuse(c, EINVAL, err, errlen,
+			      "a port has no password and no TLS, the host's Spice server has: remove them here");
+	return 0;
+}
+
 static int check_tcp(const struct linkconf *c, char *err, size_t errlen)
 {
 	if (c->password_file[0])
@@ -117,9 +151,11 @@ int linkconf_check(const struct linkconf *c, char *err, size_t errlen)
 		return r;
 	if (path)
 		return check_unix(c, path, err, errlen);
+	if (port_name(c))
+		return check_port(c, port_name(c), err, errlen);
 	if (!split_tcp(c->address, host, sizeof(host), port))
 		return refuse(c, EINVAL, err, errlen,
-			      "address \"%.100s\" is neither unix:/PATH nor HOST:PORT nor [IPV6]:PORT",
+			      "address \"%.100s\" is neither unix:/PATH nor HOST:PORT nor [IPV6]:PORT nor port:NAME",
 			      c->address);
 	return check_tcp(c, err, errlen);
 }
@@ -244,6 +280,8 @@ int linkconf_listen(const struct linkconf *c, char *err, size_t errlen)
 	r = linkconf_check(c, err, errlen);
 	if (r < 0)
 		return r;
+	if (port_name(c))
+		return refuse(c, EINVAL, err, errlen, "a port is not listened on");
 	if (!path)
 		return listen_tcp(c, err, errlen);
 	r = sock_listen(path, SOCK_STREAM | SOCK_NONBLOCK, c->socket_mode);

@@ -51,7 +51,8 @@ void loop_quit(void)
 
 static uint32_t to_epoll(unsigned int events)
 {
-	return (events & LOOP_READ ? EPOLLIN : 0) | (events & LOOP_WRITE ? EPOLLOUT : 0);
+	return (events & LOOP_READ ? EPOLLIN : 0) | (events & LOOP_WRITE ? EPOLLOUT : 0) |
+	       (events & LOOP_EDGE ? EPOLLET : 0);
 }
 
 /*

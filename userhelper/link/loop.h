@@ -14,6 +14,7 @@
 
 #define LOOP_READ	1u
 #define LOOP_WRITE	2u
+#define LOOP_EDGE	4u	/* with both: told once of each change, not as long as it lasts */
 
 struct loop_watch;
 typedef void (*loop_watch_fn)(int fd, int events, void *opaque);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* spicebd-link: one Spice listener of its own, and the media of whoever connects. */
+/*
+ * spicebd-link: one Spice listener of its own, or the virtio-serial ports of a
+ * guest, and the media of whoever is at the other end.
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <fcntl.h>
@@ -23,26 +26,37 @@
 #include "sandbox.h"
 #include "server.h"
 #include "sock.h"
+#include "virtio.h"
 
 static struct conf conf;
 static struct session_params session_params;
+
+static const struct transport spice_transport = {
+	.add = port_add,
+	.del = port_del,
+	.session = port_session,
+	.for_each = ports_for_each,
+	.replay = gate_replay,
+};
+
+static const struct transport *transport = &spice_transport;
 
 /* ---- the parts, put together ---- */
 
 static void daemon_came(void)
 {
-	gate_replay();
-	ports_for_each(session_replay);
+	transport->replay();
+	transport->for_each(session_replay);
 }
 
 static void daemon_went(void)
 {
-	ports_for_each(session_daemon_gone);
+	transport->for_each(session_daemon_gone);
 }
 
 static void open_stream(const struct link_msg *m)
 {
-	struct session *s = port_session(m->port);
+	struct session *s = transport->session(m->port);
 	struct link_msg answer = {
 		.type = LINK_STREAM_FAILED, .port = m->port, .offer = m->offer, .tag = m->tag,
 		.error = ENODEV, .text = "no such port",
@@ -56,14 +70,14 @@ static void open_stream(const struct link_msg *m)
 
 static void daemon_heard(const struct link_msg *m)
 {
-	struct session *s = port_session(m->port);
+	struct session *s = transport->session(m->port);
 
 	switch (m->type) {
 	case LINK_ADD_PORT:
-		port_add(m->port);
+		transport->add(m->port);
 		break;
 	case LINK_DEL_PORT:
-		port_del(m->port);
+		transport->del(m->port);
 		break;
 	case LINK_OPEN:
 		open_stream(m);
@@ -105,6 +119,11 @@ static void client_changed(bool came, const char *who)
 	snprintf(m.text, sizeof(m.text), "%s", who);
 	daemon_send(&m, -1);
 }
+
+static const struct virtio_hooks virtio_hooks = {
+	.client = client_changed,
+	.emit = daemon_send,
+};
 
 static const struct gate_hooks gate_hooks = {
 	.speaks = ports_any_up,
@@ -179,12 +198,54 @@ static bool catch_signals(void)
 	return fd >= 0 && loop_watch_add(fd, LOOP_READ, on_signal, NULL);
 }
 
-static int run(const char *name, bool sandbox)
+/* A Spice server and the socket that it gets its clients from. */
+static bool listen_for_clients(void)
 {
 	struct gate_params gate = { 0 };
-	uid_t owner = geteuid();
 	SpiceServer *server;
-	const char *user;
+
+	gate.listener = conf_listener(&conf);
+	if (gate.listener < 0)
+		return false;
+	server = spice_start(&conf);
+	if (!server)
+		return false;
+	explicit_bzero(conf.password, sizeof(conf.password));
+	gate.tls = conf.file.tls_cert[0];
+	gate.hello_timeout = conf.file.hello_timeout;
+	ports_init(server, &session_params, &port_hooks);
+	if (!gate_init(server, &gate, &gate_hooks)) {
+		log_err("out of memory");
+		return false;
+	}
+	keep_store("spice", gate.listener);
+	return true;
+}
+
+static bool go(const char *name, const char *ports, bool sandbox)
+{
+	const char *user = conf.file.user[0] ? conf.file.user : NULL;
+
+	keep_ready_prepare();
+	if (sandbox && !sandbox_drop(user, conf.file.memory_max))
+		return false;
+	if (ports && !virtio_start(ports, sandbox, &session_params, &virtio_hooks))
+		return false;
+	if (ports)
+		log_notice("link %s: serving the ports %s.N", name, ports);
+	else
+		log_notice("link %s: listening on %s%s", name, conf.file.address,
+			   conf.file.tls_cert[0] ? " with TLS" : "");
+	if (sandbox && !sandbox_seal())
+		return false;
+	keep_ready();
+	return true;
+}
+
+static int run(const char *name, bool sandbox)
+{
+	char prefix[LINKCONF_PATH_MAX + 1], *ports = NULL;
+	uid_t owner = geteuid();
 	int control;
 
 	if (!conf_load(&conf, name))
@@ -194,35 +255,22 @@ static int run(const char *name, bool sandbox)
 		return 1;
 	}
 	set_session_params();
-	gate.listener = conf_listener(&conf);
-	if (gate.listener < 0)
+	if (linkconf_is_port(&conf.file, prefix)) {
+		ports = prefix;
+		transport = &virtio_transport;
+	}
+	if (!ports && !listen_for_clients())
 		return 1;
 	control = control_socket(name);
 	if (control < 0)
 		return 1;
-	server = spice_start(&conf);
-	if (!server)
-		return 1;
-	explicit_bzero(conf.password, sizeof(conf.password));
-	gate.tls = conf.file.tls_cert[0];
-	gate.hello_timeout = conf.file.hello_timeout;
-	ports_init(server, &session_params, &port_hooks);
-	if (!gate_init(server, &gate, &gate_hooks) ||
-	    !daemon_init(control, owner, conf.file.address, &daemon_hooks)) {
+	if (!daemon_init(control, owner, conf.file.address, &daemon_hooks)) {
 		log_err("out of memory");
 		return 1;
 	}
-	keep_store("spice", gate.listener);
 	keep_store("control", control);
-	keep_ready_prepare();
-	user = conf.file.user[0] ? conf.file.user : NULL;
-	if (sandbox && !sandbox_drop(user, conf.file.memory_max))
+	if (!go(name, ports, sandbox))
 		return 1;
-	log_notice("link %s: listening on %s%s", name, conf.file.address,
-		   gate.tls ? " with TLS" : "");
-	if (sandbox && !sandbox_seal())
-		return 1;
-	keep_ready();
 	loop_run();
 	/* The libraries' own ends would do what the sandbox forbids. */
 	_exit(0);
@@ -232,7 +280,8 @@ static void usage(FILE *f)
 {
 	fprintf(f,
 		"Usage: spicebd-link [OPTIONS] NAME\n"
-		"Serve the Spice listener NAME, configured in links.d/NAME.conf.\n"
+		"Serve the Spice listener NAME, configured in links.d/NAME.conf, or, if it has\n"
+		"address=port:, the virtio-serial ports of this virtual machine.\n"
 		"\n"
 		"  --debug        log more\n"
 		"  --no-sandbox   keep all rights; for debugging only\n"

@@ -131,18 +131,32 @@ static int add_conditional(scmp_filter_ctx f)
 	return r;
 }
 
-bool sandbox_seal(void)
-{
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	size_t i;
-	int r = f ? 0 : -ENOMEM;
+/* What the opener uses: it has the directory of the ports to watch, and no memory to make. */
+static const int allowed_opener[] = {
+	SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(restart_syscall), SCMP_SYS(read), SCMP_SYS(write),
+	SCMP_SYS(close), SCMP_SYS(sendmsg), SCMP_SYS(recvmsg), SCMP_SYS(fcntl),
+	SCMP_SYS(inotify_add_watch), SCMP_SYS(stat), SCMP_SYS(newfstatat), SCMP_SYS(open),
+	SCMP_SYS(openat), SCMP_SYS(connect), SCMP_SYS(rt_sigreturn), SCMP_SYS(exit_group),
+};
 
-	for (i = 0; r == 0 && i < sizeof(allowed) / sizeof(allowed[0]); i++)
-		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i], 0);
-	for (i = 0; r == 0 && i < sizeof(denied) / sizeof(denied[0]); i++)
-		r = seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), denied[i], 0);
-	if (r == 0)
-		r = add_conditional(f);
+static int add_conditional_opener(scmp_filter_ctx f)
+{
+	return seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+				SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+}
+
+static int add_all(scmp_filter_ctx f, uint32_t action, const int *calls, size_t n)
+{
+	size_t i;
+	int r = 0;
+
+	for (i = 0; r == 0 && i < n; i++)
+		r = seccomp_rule_add(f, action, calls[i], 0);
+	return r;
+}
+
+static bool load(scmp_filter_ctx f, int r)
+{
 	if (r == 0)
 		r = seccomp_load(f);
 	seccomp_release(f);
@@ -150,6 +164,33 @@ bool sandbox_seal(void)
 		return true;
 	log_err("cannot restrict system calls: %s", strerror(-r));
 	return false;
+}
+
+bool sandbox_seal(void)
+{
+	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	int r = f ? 0 : -ENOMEM;
+
+	if (r == 0)
+		r = add_all(f, SCMP_ACT_ALLOW, allowed, sizeof(allowed) / sizeof(allowed[0]));
+	if (r == 0)
+		r = add_all(f, SCMP_ACT_ERRNO(EPERM), denied, sizeof(denied) / sizeof(denied[0]));
+	if (r == 0)
+		r = add_conditional(f);
+	return load(f, r);
+}
+
+bool sandbox_seal_opener(void)
+{
+	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	int r = f ? 0 : -ENOMEM;
+
+	if (r == 0)
+		r = add_all(f, SCMP_ACT_ALLOW, allowed_opener,
+			    sizeof(allowed_opener) / sizeof(allowed_opener[0]));
+	if (r == 0)
+		r = add_conditional_opener(f);
+	return load(f, r);
 }
 
 bool sandbox_drop(const char *user, unsigned int memory_max)

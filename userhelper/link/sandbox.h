@@ -20,4 +20,9 @@ bool sandbox_drop(const char *user, unsigned int memory_max);
  */
 bool sandbox_seal(void);
 
+/**
+ * sandbox_seal_opener() - only those that opening ports needs
+ */
+bool sandbox_seal_opener(void);
+
 #endif /* SPICEBD_LINK_SANDBOX_H */

@@ -13,19 +13,23 @@
 
 static int bind_link(struct proc *p, const struct linkconf *c, char *err, size_t errlen)
 {
+	bool port = linkconf_is_port(c, NULL);
 	char path[108];
+	int *control = &p->fds[port ? 0 : 1];
 
-	p->fds[0] = linkconf_listen(c, err, errlen);
-	if (p->fds[0] < 0)
+	if (!port)
+		p->fds[0] = linkconf_listen(c, err, errlen);
+	if (!port && p->fds[0] < 0)
 		return p->fds[0];
+	p->fdnames = port ? "control" : "spice:control";
 	if (!run_path(path, sizeof(path), "link/%s.sock", c->name)) {
 		snprintf(err, errlen, "the path of the link's socket is too long");
 		return -ENAMETOOLONG;
 	}
-	p->fds[1] = sock_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 0600);
-	if (p->fds[1] < 0)
-		snprintf(err, errlen, "cannot listen on %s: %s", path, strerror(-p->fds[1]));
-	return p->fds[1] < 0 ? p->fds[1] : 0;
+	*control = sock_listen(path, SOCK_SEQPACKET | SOCK_NONBLOCK, 0600);
+	if (*control < 0)
+		snprintf(err, errlen, "cannot listen on %s: %s", path, strerror(-*control));
+	return *control < 0 ? *control : 0;
 }
 
 int link_start(struct sup *s, const char *name, char *err, size_t errlen)
@@ -51,7 +55,6 @@ int link_start(struct sup *s, const char *name, char *err, size_t errlen)
 		proc_free(s, p);
 		return r;
 	}
-	p->fdnames = "spice:control";
 	p->keep = true;
 	proc_start(s, p);
 	return 0;
