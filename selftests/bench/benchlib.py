@@ -164,6 +164,13 @@ class Report:
         self.data["checks"].append({"what": what, "good": bool(good)})
         print(f"{'ok' if good else 'FAILED'}: {what}", flush=True)
 
+    def limits(self, rows):
+        """checks those of the values that have a limit"""
+        for r in rows:
+            if "limit" in r:
+                self.check(f"{r['what']}: {r['value']:.4g}, at most {r['limit']}",
+                           r["value"] <= r["limit"])
+
     def end(self):
         if self.o.json:
             with open(self.o.json, "w", encoding="utf-8") as f:
