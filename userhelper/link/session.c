@@ -256,12 +256,11 @@ static void session_tick(void *opaque)
 	}
 	if (now >= s->ping_due)
 		ping(s, now);
-	stream_check_deadlines(s, now);
-	next = s->last_heard + s->params->ping_timeout;
+	next = stream_check_deadlines(s, now);
+	if (s->last_heard + s->params->ping_timeout < next)
+		next = s->last_heard + s->params->ping_timeout;
 	if (s->ping_due < next)
 		next = s->ping_due;
-	if (next > now + 1000)
-		next = now + 1000;
 	loop_timer_start(s->timer, next > now ? next - now : 1);
 }
 

@@ -99,7 +99,8 @@ void stream_opened(struct stream *st, uint32_t credit);
 void stream_data(struct stream *st, const uint8_t *data, size_t len);
 void stream_credit(struct stream *st, uint32_t bytes);
 void stream_closed(struct stream *st, uint32_t code, const char *text);
-void stream_check_deadlines(struct session *s, long long now);
+/* Return: when the next one is due, or LLONG_MAX. */
+long long stream_check_deadlines(struct session *s, long long now);
 void streams_abort(struct session *s, bool tell_share, int err, const char *why);
 size_t streams_output(struct session *s, uint8_t *buf, size_t size);
 

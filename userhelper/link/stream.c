@@ -8,6 +8,7 @@
  * and the credit that the share has left is what bounds the queue.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,8 +114,9 @@ void streams_abort(struct session *s, bool tell_share, int err, const char *why)
 	}
 }
 
-void stream_check_deadlines(struct session *s, long long now)
+long long stream_check_deadlines(struct session *s, long long now)
 {
+	long long first = LLONG_MAX;
 	struct stream *st, *next;
 
 	for (st = s->streams; st; st = next) {
@@ -122,8 +124,11 @@ void stream_check_deadlines(struct session *s, long long now)
 		if (st->state == STREAM_OPENING && now >= st->deadline) {
 			tell_failed(st, ETIMEDOUT, "the share did not open the stream in time");
 			close_by_us(st, FRAME_ERR_TIMEOUT, "not opened in time");
+		} else if (st->state == STREAM_OPENING && st->deadline < first) {
+			first = st->deadline;
 		}
 	}
+	return first;
 }
 
 /* ---- beginning ---- */
@@ -173,6 +178,7 @@ bool stream_open(struct session *s, uint32_t offer, uint32_t tag, const char **w
 	st->fd = -1;
 	st->state = STREAM_OPENING;
 	st->deadline = now_ms() + OPEN_TIMEOUT;
+	loop_timer_start(s->timer, 1);	/* it finds out what is due first */
 	st->window = v[1];
 	st->rx_credit = v[1];
 	st->queue_tail = &st->queue;
