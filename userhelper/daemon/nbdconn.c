@@ -11,6 +11,9 @@
 
 #define PROBE_BLOCK	4096
 #define PROBE_BLOCKS	16
+#define PROBE_MAX	(1u << 20)
+#define MEASURE_TIMES	3
+#define MEASURE_ONCE_US	500
 #define DEFAULT_PAYLOAD	(32u << 20)	/* what NBD lets a client assume */
 
 /* libnbd's words begin with the name of its function, which tells a user nothing. */
@@ -113,42 +116,67 @@ struct nbd_handle *nbdconn_uri(const char *uri, struct task *t, struct derr *e)
 	return handshake(h, t, e);
 }
 
+/* Reads that are under way together. */
 struct read_wait {
-	bool done;
+	unsigned int left;
 	int error;
+	uint64_t off;			/* of the one that failed */
+};
+
+struct read_one {
+	struct read_wait *w;
+	uint64_t off;
 };
 
 static int on_read(void *arg, int *error)
 {
-	struct read_wait *w = arg;
+	struct read_one *o = arg;
 
-	w->done = true;
-	w->error = *error;
+	o->w->left--;
+	if (*error && !o->w->error) {
+		o->w->error = *error;
+		o->w->off = o->off;
+	}
 	return 1;
+}
+
+static int start_read(struct nbd_handle *h, void *buf, size_t len, struct read_one *o,
+		      struct derr *e)
+{
+	nbd_completion_callback cb = { .callback = on_read, .user_data = o };
+
+	if (nbd_aio_pread(h, buf, len, o->off, cb, 0) < 0)
+		return fail_nbd(e, "cannot read the medium");
+	o->w->left++;
+	return 0;
+}
+
+static int end_reads(struct nbd_handle *h, struct read_wait *w, struct task *t, struct derr *e)
+{
+	while (w->left) {
+		int r = turn(h, t, "cannot read the medium", e);
+
+		/*
+		 * The buffers are still known to the handle: after an error all
+		 * that may be done with it is nbd_close(), which forgets them.
+		 */
+		if (r < 0 && w->left)
+			return r;
+	}
+	if (w->error)
+		return derr_set(e, w->error, "cannot read the medium at byte %llu: %s",
+				(unsigned long long)w->off, strerror(w->error));
+	return 0;
 }
 
 static int read_at(struct nbd_handle *h, void *buf, size_t len, uint64_t off,
 		   struct task *t, struct derr *e)
 {
 	struct read_wait w = { 0 };
-	nbd_completion_callback cb = { .callback = on_read, .user_data = &w };
+	struct read_one o = { .w = &w, .off = off };
+	int r = start_read(h, buf, len, &o, e);
 
-	if (nbd_aio_pread(h, buf, len, off, cb, 0) < 0)
-		return fail_nbd(e, "cannot read the medium");
-	while (!w.done) {
-		int r = turn(h, t, "cannot read the medium", e);
-
-		/*
-		 * buf and w are still known to the handle: after an error all
-		 * that may be done with it is nbd_close(), which forgets both.
-		 */
-		if (r < 0 && !w.done)
-			return r;
-	}
-	if (w.error)
-		return derr_set(e, w.error, "cannot read the medium at byte %llu: %s",
-				(unsigned long long)off, strerror(w.error));
-	return 0;
+	return r < 0 ? r : end_reads(h, &w, t, e);
 }
 
 static uint32_t block_size(struct nbd_handle *h, int which, uint32_t fallback)
@@ -158,26 +186,66 @@ static uint32_t block_size(struct nbd_handle *h, int which, uint32_t fallback)
 	return v > 0 && v <= UINT32_MAX ? v : fallback;
 }
 
-/* Some blocks, spread over the medium: enough to tell two builds of an ISO apart. */
+static uint64_t now_us(void)
+{
+	return g_get_monotonic_time();
+}
+
+/*
+ * Small reads, each of which finds the connection idle. The first may have to
+ * wait for a disk; where that makes no difference there is no second.
+ */
+static int measure(struct nbd_handle *h, struct nbd_props *p, struct task *t, struct derr *e)
+{
+	uint32_t len = MAX(PROBE_BLOCK, p->min_block);
+	uint8_t *buf;
+	int r = 0;
+
+	if (len > PROBE_MAX || p->size < len)
+		return 0;
+	buf = g_malloc(len);
+	for (int i = 0; i < MEASURE_TIMES && !r; i++) {
+		uint64_t began = now_us();
+		uint32_t us;
+
+		r = read_at(h, buf, len, 0, t, e);
+		us = CLAMP(now_us() - began, 1, UINT32_MAX);
+		p->rtt_us = p->rtt_us ? MIN(p->rtt_us, us) : us;
+		if (us < MEASURE_ONCE_US)
+			break;
+	}
+	g_free(buf);
+	/* A medium whose beginning cannot be read is one all the same. */
+	return r < 0 && nbd_aio_is_ready(h) ? 0 : r;
+}
+
+/*
+ * Some blocks, spread over the medium: enough to tell two builds of an ISO
+ * apart. All at once: a far server is asked many times in one round trip.
+ */
 static int fingerprint(struct nbd_handle *h, uint64_t size, uint32_t align, GChecksum *sum,
 		       struct task *t, struct derr *e)
 {
 	uint32_t len = MAX(PROBE_BLOCK, align);
+	struct read_wait w = { 0 };
+	struct read_one o[PROBE_BLOCKS];
 	uint8_t *buf;
 	int r = 0;
 
-	if (len > (1u << 20) || size < len)
+	if (len > PROBE_MAX || size < len)
 		return 0;
-	buf = g_malloc(len);
+	buf = g_malloc((size_t)len * PROBE_BLOCKS);
 	for (int i = 0; i < PROBE_BLOCKS && !r; i++) {
 		/* size - len may exceed 2^60: divide first */
 		uint64_t off = (size - len) / (PROBE_BLOCKS - 1) * i;
 
-		off -= off % len;
-		r = read_at(h, buf, len, off, t, e);
-		if (!r)
-			g_checksum_update(sum, buf, len);
+		o[i] = (struct read_one) { .w = &w, .off = off - off % len };
+		r = start_read(h, buf + (size_t)len * i, len, &o[i], e);
 	}
+	if (!r)
+		r = end_reads(h, &w, t, e);
+	if (!r)
+		g_checksum_update(sum, buf, (gssize)len * PROBE_BLOCKS);
 	g_free(buf);
 	return r;
 }
@@ -209,6 +277,7 @@ static int digest(struct nbd_handle *h, struct nbd_props *p, struct task *t, str
 int nbdconn_props(struct nbd_handle *h, struct nbd_props *p, struct task *t, struct derr *e)
 {
 	int64_t size = nbd_get_size(h);
+	int r;
 
 	memset(p, 0, sizeof(*p));
 	if (size < 0)
@@ -225,7 +294,8 @@ int nbdconn_props(struct nbd_handle *h, struct nbd_props *p, struct task *t, str
 	p->pref_block = block_size(h, LIBNBD_SIZE_PREFERRED, 4096);
 	p->max_payload = MIN(block_size(h, LIBNBD_SIZE_MAXIMUM, DEFAULT_PAYLOAD),
 			     DEFAULT_PAYLOAD);
-	return digest(h, p, t, e);
+	r = measure(h, p, t, e);
+	return r < 0 ? r : digest(h, p, t, e);
 }
 
 int nbdconn_kind(struct nbd_handle *h, uint64_t size, enum medium_kind *kind,

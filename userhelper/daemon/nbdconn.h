@@ -26,12 +26,14 @@ enum medium_kind {
  * @digest: over name, size, flags, description and, if the server says that it
  *	is read-only, some blocks: two exports with different digests are
  *	different media
+ * @rtt_us: how long the smallest read took, us: about a round trip
  */
 struct nbd_props {
 	uint64_t size;
 	bool read_only, flush, fua, trim, zero, multi, rotational;
 	uint32_t min_block, pref_block, max_payload;
 	uint8_t digest[NBD_DIGEST_LEN];
+	uint32_t rtt_us;
 };
 
 /**
