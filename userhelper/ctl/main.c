@@ -21,6 +21,11 @@
 #define DRIVE_HELP \
 "DRIVE is spicebd0, 0 or /dev/spicebd0.\n"
 
+#define FAR_HELP \
+"  --read-ahead SIZE|auto|off   of the kernel; auto: as the path is measured\n" \
+"  --cache SIZE|auto|off        what is fetched ahead of a read-only medium's\n" \
+"                               readers; auto: when the far end is far away\n"
+
 const struct verb verbs[] = {
 	{ "insert", verb_insert,
 "usage: spicebdctl insert [DRIVE] SOURCE [options]\n"
@@ -41,7 +46,7 @@ const struct verb verbs[] = {
 "                that its old users still have open, make a new one\n"
 "  --on-tray     lay it onto the open tray, which stays open\n"
 "  --timeout S   give up after S seconds (30)\n"
-COMMON_HELP DRIVE_HELP },
+FAR_HELP COMMON_HELP DRIVE_HELP },
 	{ "change", verb_change,
 "usage: spicebdctl change [DRIVE] SOURCE [options]\n"
 "\n"
@@ -54,7 +59,7 @@ COMMON_HELP DRIVE_HELP },
 "  --read-write  fail if it cannot be written\n"
 "  --force       whoever uses the old one\n"
 "  --timeout S   give up after S seconds (30)\n"
-COMMON_HELP DRIVE_HELP },
+FAR_HELP COMMON_HELP DRIVE_HELP },
 	{ "eject", verb_tray,
 "usage: spicebdctl eject [DRIVE] [--force]\n"
 "\n"

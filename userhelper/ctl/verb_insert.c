@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #define ADD_FD_MS	5000
+#define OPT_CACHE	{ "cache", required_argument, NULL, 'C' }
+#define OPT_READ_AHEAD	{ "read-ahead", required_argument, NULL, 'R' }
 #define SLACK_MS	5000	/* the daemon's own limit comes first, with a reason */
 
 struct insert {
@@ -18,6 +20,7 @@ struct insert {
 	bool replace;			/* put out what is in it, once the new one is there */
 	bool on_tray;			/* lay it onto the open tray */
 	int timeout;
+	const char *cache, *read_ahead;	/* as the daemon takes them, or NULL */
 };
 
 static int take_word(const struct verb *v, const char **where, const char *word,
@@ -52,6 +55,12 @@ static int take_option(const struct verb *v, int c, struct insert *in)
 	case 'o':
 		in->on_tray = true;
 		return -1;
+	case 'C':
+		in->cache = optarg;
+		return -1;
+	case 'R':
+		in->read_ahead = optarg;
+		return -1;
 	default:
 		if (!parse_seconds(optarg, &in->timeout) || !in->timeout)
 			return verb_usage(v, "\"%s\" is no number of seconds", optarg);
@@ -66,13 +75,13 @@ static int parse(const struct verb *v, int argc, char **argv, struct insert *in)
 		{ "read-only", no_argument, NULL, 'r' }, { "read-write", no_argument, NULL, 'w' },
 		{ "cdrom", no_argument, NULL, 'c' }, { "disk", no_argument, NULL, 'd' },
 		{ "force", no_argument, NULL, 'f' }, { "timeout", required_argument, NULL, 't' },
-		{ "on-tray", no_argument, NULL, 'o' },
+		{ "on-tray", no_argument, NULL, 'o' }, OPT_CACHE, OPT_READ_AHEAD,
 		OPT_END
 	};
 	static const struct option change[] = {
 		OPT_HELP, OPT_JSON,
 		{ "read-only", no_argument, NULL, 'r' }, { "read-write", no_argument, NULL, 'w' },
-		{ "retain", no_argument, NULL, 'k' },
+		{ "retain", no_argument, NULL, 'k' }, OPT_CACHE, OPT_READ_AHEAD,
 		{ "force", no_argument, NULL, 'f' }, { "timeout", required_argument, NULL, 't' },
 		OPT_END
 	};
@@ -213,6 +222,10 @@ static JsonObject *arguments(const struct insert *in, const struct source *s,
 		json_object_set_boolean_member(a, "replace", TRUE);
 	if (in->on_tray)
 		json_object_set_boolean_member(a, "on-tray", TRUE);
+	if (in->cache)
+		json_object_set_string_member(a, "cache", in->cache);
+	if (in->read_ahead)
+		json_object_set_string_member(a, "read-ahead", in->read_ahead);
 	json_object_set_int_member(a, "timeout", in->timeout);
 	return a;
 }

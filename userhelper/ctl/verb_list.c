@@ -158,6 +158,29 @@ static void page_medium(JsonObject *o)
 		     num(link, "connections"));
 }
 
+/* A far medium: what is known of the path, and what was made of it. */
+static void page_far(JsonObject *o)
+{
+	JsonObject *m = json_obj(o, "medium");
+	JsonObject *path = json_obj(m, "path"), *cache = json_obj(m, "cache");
+	char a[32], b[32];
+
+	if (path)
+		line("path", "round trip %.1f ms, %s/s", num(path, "round-trip-us") / 1000.0,
+		     size_text(num(path, "bytes-per-second"), a, sizeof(a)));
+	if (num(m, "read-ahead"))
+		line("read-ahead", "%s", size_text(num(m, "read-ahead"), a, sizeof(a)));
+	if (!cache)
+		return;
+	line("cache", "%s of %s; hits %lld, waited %lld, misses %lld",
+	     size_text(num(cache, "used"), a, sizeof(a)),
+	     size_text(num(cache, "limit"), b, sizeof(b)), num(cache, "hits"),
+	     num(cache, "joined"), num(cache, "misses"));
+	line("prefetched", "%s, of that %s not used",
+	     size_text(num(cache, "prefetched"), a, sizeof(a)),
+	     size_text(num(cache, "wasted"), b, sizeof(b)));
+}
+
 static void page_state(JsonObject *o)
 {
 	const char *reason = json_str(o, "reason", NULL);
@@ -197,6 +220,7 @@ static void print_page(JsonObject *o)
 	printf("%s: %s\n", json_str(o, "device", "?"), json_str(o, "personality", "?"));
 	page_state(o);
 	page_medium(o);
+	page_far(o);
 	line("users", "%lld, opened %lld times, requests in flight %lld", num(o, "users"),
 	     num(o, "openers"), num(o, "in-flight"));
 	line("helper", "%s, %lld sockets", json_str(o, "helper", "?"),

@@ -41,6 +41,10 @@ static int check_insert(struct cmd *c, struct insert_args *a, struct derr *e)
 
 	if (!r)
 		r = insert_mode(arg_str(c, "read-only-mode") ?: "auto", a->drive, &a->mode, e);
+	if (!r)
+		r = faropts_cache(arg_str(c, "cache"), &a->far.cache, e);
+	if (!r)
+		r = faropts_read_ahead(arg_str(c, "read-ahead"), &a->far.read_ahead, e);
 	if (r < 0)
 		return r;
 	if (timeout < 1 || timeout > TIMEOUT_MAX)
@@ -187,7 +191,7 @@ const struct cmd_desc commands_own[] = {
 	{ "spicebd-insert", spicebd_insert, 0,
 	  "source:s filename:s? drive:s? personality:SpicebdPersonality? "
 	  "read-only-mode:SpicebdReadOnlyMode? force:b? replace:b? "
-	  "on-tray:b? timeout:i? resend:b?", "SpicebdInserted" },
+	  "on-tray:b? timeout:i? resend:b? cache:s? read-ahead:s?", "SpicebdInserted" },
 	{ "spicebd-drive-add", drive_add_cmd, 0,
 	  "personality:SpicebdPersonality index:i? queues:i? depth:i? max-io:i? reconnect-timeout:i? "
 	  "stall-timeout:i?", "SpicebdMade" },

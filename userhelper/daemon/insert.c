@@ -152,6 +152,9 @@ static int check_mode(struct insert *in)
 	bool server_ro = in->props.read_only || in->a.source->offer_read_only;
 
 	in->read_only = server_ro || in->a.mode == RO_READ_ONLY || drive_has_tray(in->d);
+	if (in->a.far.cache > 0 && !in->read_only)
+		return derr_set(&in->e, EINVAL, "only a read-only medium can have a cache: insert "
+				"it read-only, or without one");
 	if (in->a.mode != RO_READ_WRITE)
 		return 0;
 	if (drive_has_tray(in->d))
@@ -247,6 +250,7 @@ static void step_prepare(void *arg)
 	m->kind = in->kind;
 	m->read_only = in->read_only;
 	m->conns = in->conns;
+	m->far = faropts_resolve(&in->a.far);
 	make_id(in, m);
 	in->r = medium_prepare(m, &in->e);
 	if (!in->r)

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "derr.h"
+#include "faropts.h"
 #include "source.h"
 
 struct drive;
@@ -26,6 +27,7 @@ enum read_only_mode {
  * @patience: seconds for the old one's user to let go, or -1
  * @open_tray: only lay it into the open tray
  * @timeout: seconds
+ * @far: how it is to be made near
  */
 struct insert_args {
 	struct source *source;
@@ -34,6 +36,7 @@ struct insert_args {
 	enum read_only_mode mode;
 	bool replace, force, open_tray;
 	int patience, timeout;
+	struct faropts far;
 };
 
 /**

@@ -25,12 +25,15 @@
 
 /* ring_slot.flags_io: counted in io->sent_writes */
 #define SLOT_SENT	(1u << 0)
+/* ... : found nothing in the cache; goes to the server by itself */
+#define SLOT_DIRECT	(1u << 1)
 
 enum order {
 	ORDER_CONNECT = 1 << 0,
 	ORDER_DISCONNECT = 1 << 1,
 	ORDER_STOP = 1 << 2,
 	ORDER_DRAIN = 1 << 3,
+	ORDER_AGAIN = 1 << 4,		/* what waits for blocks may find them */
 };
 
 struct ioq {
@@ -50,6 +53,10 @@ struct ioq {
 	unsigned int round;
 	struct slot_list pending;	/* not sent, or to be sent again */
 	struct slot_list out;		/* sent */
+	struct slot_list waiting;	/* for blocks that are coming (io->far) */
+	unsigned int fetching;		/* blocks under way here */
+	bool again;			/* some have come */
+	bool measured;			/* something came, so the path may be known better */
 	size_t write_bytes, read_bytes;
 	bool lost;
 	char lost_text[160];
@@ -76,6 +83,7 @@ struct io {
 	gint unanswered, sent_writes;
 	gint conns;			/* that the threads hold */
 	gint fail_flush, flush_failed;
+	struct far *far;		/* NULL: the path is near */
 	/* acknowledged writes, and how many of them a flush has covered */
 	uint64_t acked, flushed;
 };
@@ -182,6 +190,41 @@ static void mark_lost(struct ioq *q, const char *text)
 	q->lost = true;
 }
 
+static unsigned int number_of(const struct ioq *q)
+{
+	return q - q->io->q;
+}
+
+static bool under_way(const struct ioq *q)
+{
+	return q->out.first || q->fetching;
+}
+
+static void block_done(struct ioq *q, void *block, int error)
+{
+	q->fetching--;
+	q->measured = true;
+	q->again |= far_done(q->io->far, number_of(q), block, error);
+	if (error == ENOTCONN || error == ESHUTDOWN)
+		mark_lost(q, error == ESHUTDOWN ? "the server shuts down" :
+			  "the connection ended");
+}
+
+static void measure_sent(struct ioq *q, struct ring_slot *s)
+{
+	if (q->io->far && s->op == SPICEBD_OP_READ)
+		s->mark = far_sent(q->io->far, number_of(q), s->length);
+}
+
+static void measure_came(struct ioq *q, const struct ring_slot *s)
+{
+	if (!q->io->far || s->op != SPICEBD_OP_READ)
+		return;
+	far_came(q->io->far, number_of(q), s->mark, s->length,
+		 !s->part_error);
+	q->measured = true;
+}
+
 /* Answers of the server. */
 static void part_done(struct ring_slot *s, int error)
 {
@@ -202,6 +245,7 @@ static void part_done(struct ring_slot *s, int error)
 		return;
 	slot_list_del(&q->out, s);
 	account(q, s, false);
+	measure_came(q, s);
 	answer(q, s, s->part_error);
 }
 
@@ -214,7 +258,12 @@ static int on_done(void *arg, int *error)
 
 static void on_wire_done(void *owner, int error, void *arg)
 {
-	part_done(owner, error);
+	struct ioq *q = arg;
+
+	if (q->io->far && far_owns(q->io->far, owner))
+		block_done(q, owner, error);
+	else
+		part_done(owner, error);
 }
 
 static void submit_to_wire(struct ioq *q, struct ring_slot *s, uint32_t at, uint32_t len)
@@ -286,7 +335,8 @@ static void submit(struct ioq *q, struct ring_slot *s)
 	s->mark = __atomic_load_n(&q->io->acked, __ATOMIC_SEQ_CST);
 	slot_list_add(&q->out, s);
 	account(q, s, true);
-	if (q->out.n == 1)
+	measure_sent(q, s);
+	if (q->out.n == 1 && !q->fetching)
 		q->heard = now_ms();
 	/* A part may be done, and with the last one the slot gone, before the next. */
 	for (uint32_t i = 0; i < parts; i++) {
@@ -355,11 +405,101 @@ static bool room_for(const struct ioq *q, const struct ring_slot *s)
 	return true;
 }
 
+/* Reads that the cache has, or will have; false: the request is to be sent. */
+static bool answer_from_cache(struct ioq *q, struct ring_slot *s, bool again)
+{
+	if (s->op != SPICEBD_OP_READ || s->flags_io & SLOT_DIRECT ||
+	    s->offset + s->length > q->io->p.props.size)
+		return false;
+	switch (far_read(q->io->far, number_of(q), s, again)) {
+	case FAR_HIT:
+		answer(q, s, 0);
+		return true;
+	case FAR_WAIT:
+		slot_list_add(&q->waiting, s);
+		return true;
+	default:
+		s->flags_io |= SLOT_DIRECT;
+		return false;
+	}
+}
+
+/* Those whose blocks have come are answered, those whose have not are sent. */
+static void try_again(struct ioq *q)
+{
+	struct slot_list list = q->waiting;
+
+	q->again = false;
+	memset(&q->waiting, 0, sizeof(q->waiting));
+	while (list.first) {
+		struct ring_slot *s = list.first;
+
+		slot_list_del(&list, s);
+		if (!answer_from_cache(q, s, true))
+			slot_list_add(&q->pending, s);
+	}
+}
+
+/* Called by libnbd with the handle locked. */
+static int on_block_done(void *arg, int *error)
+{
+	struct far_fetch *b = arg;
+	struct ioq *q = b->owner;
+
+	block_done(q, b->block, *error);
+	return 1;
+}
+
+static void fetch_by_libnbd(struct ioq *q, const struct far_fetch *f)
+{
+	struct far_fetch *b = g_memdup2(f, sizeof(*f));
+	/* Freed by the handle, also when that is closed without an answer. */
+	nbd_completion_callback cb = {
+		.callback = on_block_done, .user_data = b, .free = g_free,
+	};
+
+	b->owner = q;
+	if (nbd_aio_pread(q->nbd, f->buf, f->len, f->offset, cb, 0) >= 0)
+		return;
+	block_done(q, f->block, nbd_get_errno() ?: EIO);
+}
+
+/* After the requests of this turn, which so are ahead of what nobody waits for. */
+static void submit_fetches(struct ioq *q)
+{
+	struct far_fetch f;
+
+	while (q->nbd && !q->lost && !q->draining &&
+	       (!q->wire || wire_room(q->wire) > WIRE_PARTS / 2) &&
+	       far_next(q->io->far, number_of(q), &f)) {
+		if (!under_way(q))
+			q->heard = now_ms();
+		q->fetching++;
+		if (q->wire)
+			wire_submit(q->wire, WIRE_READ, 0, f.offset, f.len, f.buf, f.block);
+		else
+			fetch_by_libnbd(q, &f);
+	}
+}
+
+static void tell_path(struct ioq *q)
+{
+	q->measured = false;
+	if (far_news(q->io->far))
+		post(q->io, IO_PATH, q->round, "");
+}
+
 static void submit_pending(struct ioq *q)
 {
 	while (q->pending.first && q->nbd && !q->lost) {
 		struct ring_slot *s = q->pending.first;
 
+		if (q->io->far) {
+			slot_list_del(&q->pending, s);
+			if (answer_from_cache(q, s, false))
+				continue;
+			slot_list_add_first(&q->pending, s);
+		}
 		if (!room_for(q, s) || (q->wire && wire_room(q->wire) < parts_of(q, s)))
 			return;
 		slot_list_del(&q->pending, s);
@@ -397,20 +537,18 @@ static void close_connection(struct ioq *q)
  */
 static void drop_connection(struct ioq *q)
 {
-	struct slot_list waiting = q->pending;
+	struct slot_list later = q->pending;
 
 	close_connection(q);
-	q->pending = q->out;
-	memset(&q->out, 0, sizeof(q->out));
-	if (waiting.first) {
-		waiting.first->prev = q->pending.last;
-		if (q->pending.last)
-			q->pending.last->next = waiting.first;
-		else
-			q->pending.first = waiting.first;
-		q->pending.last = waiting.last;
-		q->pending.n += waiting.n;
-	}
+	memset(&q->pending, 0, sizeof(q->pending));
+	slot_list_move(&q->pending, &q->out);
+	slot_list_move(&q->pending, &q->waiting);
+	slot_list_move(&q->pending, &later);
+	/* Nobody writes to its blocks any more, so they may be used again. */
+	if (q->io->far)
+		far_lost(q->io->far, number_of(q));
+	q->fetching = 0;
+	q->again = false;
 	q->write_bytes = q->read_bytes = 0;
 	q->stalled = false;
 }
@@ -471,7 +609,7 @@ static void say_goodbye(struct ioq *q)
 {
 	long long end = now_ms() + BYE_MS;
 
-	if (q->out.first || nbd_aio_disconnect(q->nbd, 0) < 0)
+	if (under_way(q) || nbd_aio_disconnect(q->nbd, 0) < 0)
 		return;
 	while (!nbd_aio_is_closed(q->nbd) && !nbd_aio_is_dead(q->nbd) && now_ms() < end) {
 		unsigned int dir = nbd_aio_get_direction(q->nbd);
@@ -590,6 +728,8 @@ static void take_orders(struct ioq *q, unsigned int *orders)
 		q->heard = now_ms();
 		take_wire(q);
 	}
+	if (*orders & ORDER_AGAIN)
+		q->again = true;
 	if (*orders & ORDER_DRAIN) {
 		q->draining = true;
 		q->drain_end = now_ms() + io->drain_ms;
@@ -598,7 +738,7 @@ static void take_orders(struct ioq *q, unsigned int *orders)
 
 static void check_stall(struct ioq *q)
 {
-	if (!q->nbd || !q->out.first || q->stalled ||
+	if (!q->nbd || !under_way(q) || q->stalled ||
 	    now_ms() - q->heard < q->io->p.stall_ms)
 		return;
 	q->stalled = true;
@@ -613,10 +753,10 @@ static int next_timeout(struct ioq *q, bool flush_again)
 		return RETRY_MS;
 	if (q->draining)
 		return (int)MAX(q->drain_end - now, 0);
-	if (q->nbd && q->out.first && !q->stalled) {
+	if (q->nbd && under_way(q) && !q->stalled) {
 		t = q->heard + q->io->p.stall_ms - now;
 		ms = MAX(t, 0);
-	} else if (!q->relaxed && !q->pending.first && !q->out.first) {
+	} else if (!q->relaxed && !q->pending.first && !q->waiting.first && !under_way(q)) {
 		t = q->busy_at + RELAX_MS - now;
 		if (t <= 0) {
 			ring_relax(q->ring);
@@ -625,6 +765,8 @@ static int next_timeout(struct ioq *q, bool flush_again)
 			ms = t;
 		}
 	}
+	if (ms < 0 && q->relaxed && q->io->far)
+		return far_idle(q->io->far, now);
 	return (int)ms;
 }
 
@@ -651,7 +793,7 @@ static bool drained(struct ioq *q)
 	if (!q->draining)
 		return false;
 	/* Without a connection nothing more will be answered. */
-	return !q->out.first || !q->nbd || now_ms() >= q->drain_end;
+	return !under_way(q) || !q->nbd || now_ms() >= q->drain_end;
 }
 
 static struct pollfd poll_nbd(const struct ioq *q)
@@ -701,17 +843,23 @@ static gpointer ioq_thread(gpointer arg)
 		if (orders & ORDER_STOP)
 			break;
 		check_connection(q);
+		if (q->again)
+			try_again(q);
 		if (!q->draining)
 			submit_pending(q);
+		if (q->io->far)
+			submit_fetches(q);
 		send_wire(q);
 		check_connection(q);
 		check_stall(q);
+		if (q->measured)
+			tell_path(q);
 		again = ring_flush(q->ring) == -EAGAIN;
 		if (drained(q))
 			break;
 	}
 	/* What waits unsent is no danger: the kernel holds it for the next helper. */
-	q->clean = q->draining && !q->out.first && q->nbd;
+	q->clean = q->draining && !under_way(q) && q->nbd;
 	/* With nothing under way the connection is libnbd's again. */
 	wire_free(q->wire);
 	q->wire = NULL;
@@ -719,7 +867,7 @@ static gpointer ioq_thread(gpointer arg)
 		ring_flush(q->ring);
 		flush_at_end(q);
 	}
-	if (q->nbd && !q->out.first)
+	if (q->nbd)
 		say_goodbye(q);
 	if (!q->clean)
 		g_atomic_int_inc(&q->io->unclean);
@@ -742,12 +890,37 @@ static void order(struct ioq *q, unsigned int what)
 		log_warn("eventfd: %s", strerror(errno));
 }
 
+/* On another queue's thread, which holds no lock. */
+static void wake_queue(unsigned int queue, void *arg)
+{
+	struct io *io = arg;
+
+	g_mutex_lock(&io->lock);
+	order(&io->q[queue], ORDER_AGAIN);
+	g_mutex_unlock(&io->lock);
+}
+
+static void make_far(struct io *io)
+{
+	struct far_params f = {
+		.size = io->p.props.size, .cache = io->p.cache, .rtt = io->p.props.rtt_us,
+		.wake = wake_queue, .arg = io,
+	};
+
+	if (!io->p.measure && !io->p.cache)
+		return;
+	io->far = far_new(&f);
+	if (!io->far)
+		log_warn("no memory for a cache of %zu bytes: going on without", f.cache);
+}
+
 struct io *io_new(const struct io_params *p)
 {
 	struct io *io = g_new0(struct io, 1);
 
 	io->p = *p;
 	g_mutex_init(&io->lock);
+	make_far(io);
 	return io;
 }
 
@@ -865,6 +1038,7 @@ void io_free(struct io *io)
 		ring_free(q->ring);
 		close(q->order_fd);
 	}
+	far_free(io->far);
 	g_mutex_clear(&io->lock);
 	g_free(io);
 }
@@ -910,6 +1084,19 @@ void io_fail_flush(struct io *io)
 bool io_flush_failed(const struct io *io)
 {
 	return g_atomic_int_get(&io->flush_failed);
+}
+
+void io_forget(struct io *io)
+{
+	if (io->far)
+		far_forget(io->far);
+}
+
+bool io_far(struct io *io, struct far_stats *out)
+{
+	if (io->far)
+		far_stats(io->far, out);
+	return io->far;
 }
 
 unsigned int io_round(const struct io *io)

@@ -18,6 +18,7 @@
 #include <linux/spicebd.h>
 
 #include "derr.h"
+#include "far.h"
 #include "nbdconn.h"
 #include "ring.h"
 
@@ -27,6 +28,7 @@ enum io_event {
 	IO_LOST,	/* a connection broke; all of them should be dropped */
 	IO_STALLED,	/* requests are under way and nothing has come for long */
 	IO_ALIVE,	/* ... and then something came */
+	IO_PATH,	/* the path is another one than io_far() said before */
 	IO_ENDED,	/* all threads have ended, after io_stop() */
 };
 
@@ -34,6 +36,8 @@ enum io_event {
  * struct io_params - what the threads need to know
  * @memory: bytes that each thread registers with the kernel, or 0
  * @write_limit: bytes of writes under way, over all threads; 0: no limit
+ * @measure: the path is far enough to be measured
+ * @cache: bytes of memory for what is fetched ahead of readers, or 0
  * @libnbd: leave the transmission to it
  * @stall_ms: silence that is a stall
  * @event: called on the main thread; @round is that of io_connect()
@@ -43,6 +47,8 @@ struct io_params {
 	uint32_t max_io;
 	size_t memory;
 	uint32_t write_limit;
+	bool measure;
+	size_t cache;
 	bool libnbd;
 	int stall_ms;
 	struct nbd_props props;
@@ -117,6 +123,15 @@ void io_fail_flush(struct io *io);
 
 /* Whether that has been told. */
 bool io_flush_failed(const struct io *io);
+
+/*
+ * What was fetched ahead may be of another store than the one behind the next
+ * connections: between io_disconnect() and io_connect().
+ */
+void io_forget(struct io *io);
+
+/* False: the path is not measured. */
+bool io_far(struct io *io, struct far_stats *out);
 
 /* Connections that were handed over and not lost. */
 unsigned int io_connections(const struct io *io);

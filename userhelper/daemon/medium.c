@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache.h"
 #include "control.h"
 #include "drive.h"
 #include "export.h"
@@ -43,6 +44,7 @@ struct medium *medium_new(struct drive *d, struct source *s, const struct nbd_pr
 	m->props = *p;
 	m->name = g_strdup(s->name ?: "");
 	m->conns = 1;
+	m->far = faropts_resolve(&m->far);
 	for (int i = 0; i < IO_QUEUES_MAX; i++)
 		m->sock[i] = -1;
 	s->drive = d->index;
@@ -96,6 +98,7 @@ void medium_for_kernel(const struct medium *m, struct kernel_medium *km)
 	km->block_size = power_of_two(p->pref_block, least, most);
 	if (p->pref_block > km->block_size && p->pref_block <= m->drive->k.max_io)
 		km->io_opt = p->pref_block;
+	km->read_ahead = faropts_first_read_ahead(&m->far, p->rtt_us);
 	if (p->rotational)
 		km->flags |= SPICEBD_MEDIUM_ROTATIONAL;
 	if (m->read_only) {
@@ -211,6 +214,20 @@ static void stalled(struct medium *m)
 	     "under way");
 }
 
+/* Main thread; rare, since only a quite different path is told. */
+static void path_changed(struct medium *m)
+{
+	struct far_stats f;
+	struct kernel_err ke;
+
+	if (m->far.read_ahead != FAR_AUTO || !io_far(m->io, &f))
+		return;
+	log_debug("drive %s: round trip %u us, %llu bytes/s: read-ahead %u", m->drive->k.name,
+		  f.rtt, (unsigned long long)f.rate, f.read_ahead);
+	if (kernel_read_ahead(drives_kernel, m->drive->index, f.read_ahead, &ke) < 0)
+		log_warn("drive %s: cannot set the read-ahead: %s", m->drive->k.name, ke.text);
+}
+
 static void alive(struct medium *m)
 {
 	struct kernel_err ke;
@@ -263,6 +280,8 @@ static void on_io(enum io_event ev, unsigned int round, const char *text, void *
 		stalled(m);
 	else if (ev == IO_ALIVE)
 		alive(m);
+	else if (ev == IO_PATH)
+		path_changed(m);
 }
 
 /* Threads. */
@@ -316,6 +335,17 @@ static size_t queue_memory(const struct medium *m)
 	return ROUND_UP(MAX(share, 2 * (size_t)m->drive->k.max_io), 4096);
 }
 
+/* Blocks of the cache's size have to be such as the server gives. */
+static uint32_t cache_bytes(const struct medium *m)
+{
+	const struct nbd_props *p = &m->props;
+
+	if (p->max_payload < CACHE_BLOCK || p->min_block > 2048)
+		return 0;
+	return faropts_cache_bytes(&m->far, m->read_only,
+				   p->read_only || m->source->offer_read_only, p->rtt_us);
+}
+
 int medium_attach(struct medium *m, struct nbd_handle **h, struct derr *e)
 {
 	struct drive *d = m->drive;
@@ -324,6 +354,8 @@ int medium_attach(struct medium *m, struct nbd_handle **h, struct derr *e)
 		.max_io = d->k.max_io,
 		.memory = queue_memory(m),
 		.write_limit = m->source->write_limit,
+		.measure = faropts_measure(&m->far, m->props.rtt_us),
+		.cache = cache_bytes(m),
 		/* For comparing the two. */
 		.libnbd = g_strcmp0(g_getenv("SPICEBD_TRANSMISSION"), "libnbd") == 0,
 		.stall_ms = stall_ms(d),

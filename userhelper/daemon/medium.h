@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "faropts.h"
 #include "io.h"
 #include "kernel.h"
 #include "nbdconn.h"
@@ -40,6 +41,7 @@ enum medium_state {
  * @fence: (adopting) requests may still be under way
  * @flush_lost: the next flush has to fail, once there are threads
  * @reconnect: task that looks for the far end
+ * @far: how it is to be made near, resolved
  * @ending: threads of ours that have not ended yet
  */
 struct medium {
@@ -64,6 +66,7 @@ struct medium {
 	guint deadline_timer;
 	bool clean, fence, flush_lost, dirty_unknown;
 	struct task *reconnect;
+	struct faropts far;
 	unsigned int ending;
 };
 

@@ -6,9 +6,14 @@
 #define PERIOD_US	10000000u
 /* What counts as a small answer: the path carries it in little more than a round trip. */
 #define SMALL		(64u << 10)
-/* A train is long enough to be measured. */
-#define TRAIN_BYTES	(256u << 10)
+/*
+ * A train is long enough to be measured: of so many times its largest piece,
+ * since all of a piece comes at one moment here, whenever its bytes came.
+ */
+#define TRAIN_PIECES	12
 #define TRAIN_US	4000u
+/* Less under way than this says nothing of a path's width. */
+#define FULL_MIN	(256u << 10)
 #define SAMPLES_MIN	4
 /*
  * Before anything was measured: for the kernel, whose files keep what they were
@@ -37,8 +42,13 @@ static void turn(struct path *p, uint64_t now)
 		p->rtt[0] = 0;
 	}
 	if (p->samples >= SAMPLES_MIN) {
-		p->rate[1] = p->rate[0];
-		p->rate[0] = 0;
+		/* Idle readers say nothing of a path that was full once. */
+		if (p->rate[0]) {
+			p->rate[1] = p->rate[0];
+			p->rate[0] = 0;
+		}
+		p->least[1] = p->least[0];
+		p->least[0] = 0;
 		p->samples = 0;
 	}
 }
@@ -50,35 +60,59 @@ static uint64_t train_us(const struct path *p)
 	return half > TRAIN_US ? half : TRAIN_US;
 }
 
-static void take_rate(struct path *p, uint64_t now, uint32_t len, bool more)
+static void begin_train(struct path *p, uint64_t now)
+{
+	p->from = now;
+	p->bytes = p->depth = 0;
+	p->piece = p->pieces = 0;
+}
+
+/*
+ * More was under way than what the answers' rate needs: something waited for the
+ * path. A few requests may just as well have waited for a busy machine.
+ */
+static bool was_full(const struct path *p, uint64_t rate)
+{
+	uint64_t need = rate / 1000 * path_rtt(p) / 1000;
+
+	return p->depth / p->pieces >= FULL_MIN && p->depth / p->pieces >= need + need / 4;
+}
+
+static void take_rate(struct path *p, uint64_t now, uint32_t len, uint64_t depth)
 {
 	uint64_t us = now - p->from, rate;
 
 	if (!p->from) {
 		/* The first one brings the clock, not bytes. */
-		p->from = more ? now : 0;
-		p->bytes = 0;
+		begin_train(p, depth ? now : 0);
 		return;
 	}
 	p->bytes += len;
-	if (us >= train_us(p) && p->bytes >= TRAIN_BYTES) {
+	p->depth += depth;
+	p->pieces++;
+	if (len > p->piece)
+		p->piece = len;
+	if (us >= train_us(p) && p->bytes >= (uint64_t)TRAIN_PIECES * p->piece) {
+		uint64_t *best;
+
 		rate = p->bytes * 1000000 / us;
-		if (rate > p->rate[0])
-			p->rate[0] = rate;
+		best = was_full(p, rate) ? p->rate : p->least;
+		if (rate > *best)
+			*best = rate;
 		p->samples++;
-		p->from = now;
-		p->bytes = 0;
+		begin_train(p, now);
 	}
-	if (!more)
+	if (!depth)
 		p->from = 0;
 }
 
-void path_came(struct path *p, uint64_t sent, uint64_t now, uint32_t len, bool alone, bool more)
+void path_came(struct path *p, uint64_t sent, uint64_t now, uint32_t len, bool alone,
+	       uint64_t depth)
 {
 	uint64_t us = now > sent ? now - sent : 1;
 
 	turn(p, now);
-	if (alone && len <= SMALL && us < UINT32_MAX) {
+	if (alone && len && len <= SMALL && us < UINT32_MAX) {
 		/* Its own bytes took a part of the time. */
 		uint64_t rate = path_rate(p), own = rate ? (uint64_t)len * 1000000 / rate : 0;
 
@@ -86,7 +120,7 @@ void path_came(struct path *p, uint64_t sent, uint64_t now, uint32_t len, bool a
 		if (!p->rtt[0] || us < p->rtt[0])
 			p->rtt[0] = us;
 	}
-	take_rate(p, now, len, more);
+	take_rate(p, now, len, depth);
 }
 
 uint32_t path_rtt(const struct path *p)
@@ -96,15 +130,24 @@ uint32_t path_rtt(const struct path *p)
 	return p->rtt[0] < p->rtt[1] ? p->rtt[0] : p->rtt[1];
 }
 
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
 uint64_t path_rate(const struct path *p)
 {
-	return p->rate[0] > p->rate[1] ? p->rate[0] : p->rate[1];
+	uint64_t full = larger(p->rate[0], p->rate[1]);
+
+	return full ? larger(full, larger(p->least[0], p->least[1])) : 0;
 }
 
 static uint64_t product(const struct path *p, uint64_t guess)
 {
-	uint64_t rate = path_rate(p) ? path_rate(p) : guess;
+	uint64_t rate = path_rate(p);
 
+	if (!rate)
+		rate = larger(guess, larger(p->least[0], p->least[1]));
 	/* No path that exists: keeps the product in its bounds. */
 	if (rate > 100000000000u)
 		rate = 100000000000u;

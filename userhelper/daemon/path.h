@@ -2,8 +2,10 @@
 /*
  * What the path to a far end is like, from the requests that go over it anyway:
  * the round trip from the quickest of those that found it idle, the bandwidth
- * from how fast answers come once the first one has. Both are the best of the
- * last ten to twenty seconds in which anything was seen. The caller locks.
+ * from how fast answers come while more is under way than a round trip carries:
+ * then the path was full. Else it was the reader who was slow, and it can be no
+ * less than that. All are the best of the last ten to twenty seconds in which
+ * anything was seen. The caller locks.
  */
 #ifndef SPICEBD_PATH_H
 #define SPICEBD_PATH_H
@@ -17,19 +19,25 @@
 
 /**
  * struct path - what is known
- * @rtt, @rate: best of this period and of the one before: us; bytes a second
+ * @rtt, @rate, @least: best of this period and of the one before: us; bytes a
+ *	second of a full path, and of one that was not
  * @period: when this one began, us
  * @samples: of rates in this period
  * @from: when the train that is measured began, us; 0: none
- * @bytes: that have come since
+ * @bytes: that have come since, in @pieces; @piece: the largest
+ * @depth: sum of the bytes under way after each
  */
 struct path {
 	uint32_t rtt[2];
 	uint64_t rate[2];
+	uint64_t least[2];
 	uint64_t period;
 	unsigned int samples;
 	uint64_t from;
 	uint64_t bytes;
+	uint32_t piece;
+	unsigned int pieces;
+	uint64_t depth;
 };
 
 /* @rtt: a first guess, us; 0 none */
@@ -40,12 +48,13 @@ void path_init(struct path *p, uint32_t rtt);
  * @sent, @now: us
  * @len: bytes
  * @alone: nothing else was under way when it was sent
- * @more: others are under way
+ * @depth: bytes of others that are under way
  */
-void path_came(struct path *p, uint64_t sent, uint64_t now, uint32_t len, bool alone, bool more);
+void path_came(struct path *p, uint64_t sent, uint64_t now, uint32_t len, bool alone,
+	       uint64_t depth);
 
 uint32_t path_rtt(const struct path *p);		/* us, 0 unknown */
-uint64_t path_rate(const struct path *p);	/* bytes a second, 0 unknown */
+uint64_t path_rate(const struct path *p);	/* bytes a second, 0: was never full */
 
 /* Bandwidth times delay, bytes; of a rate that is not known yet, a careful guess. */
 uint64_t path_bdp(const struct path *p);

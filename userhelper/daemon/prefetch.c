@@ -100,6 +100,15 @@ static void proven(struct prefetch *p, struct prefetch_stream *s, uint64_t run)
 		s->window = FIRST_MIN;
 }
 
+/* No further ahead than it has come: what is read in vain is less than what was not. */
+static uint32_t grown(const struct prefetch *p, const struct prefetch_stream *s)
+{
+	uint64_t run = s->run > p->first ? s->run : p->first;
+	uint64_t w = (uint64_t)s->window * 2;
+
+	return clamp(w < run ? w : run, 0, p->most);
+}
+
 void prefetch_read(struct prefetch *p, uint64_t offset, uint32_t len, bool late)
 {
 	struct prefetch_stream *s = find(p, offset, len);
@@ -121,7 +130,7 @@ void prefetch_read(struct prefetch *p, uint64_t offset, uint32_t len, bool late)
 	/* Half of it is used up, or it did not suffice. */
 	if (!late && s->ahead - s->next >= s->window / 2)
 		return;
-	s->window = clamp((uint64_t)s->window * 2, 0, p->most);
+	s->window = grown(p, s);
 	plan(p, s);
 }
 

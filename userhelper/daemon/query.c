@@ -184,10 +184,35 @@ static void query_block(struct cmd *c)
 
 /* Our own. */
 
+static JsonObject *path_object(const struct far_stats *f)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_int_member(o, "round-trip-us", f->rtt);
+	json_object_set_int_member(o, "bytes-per-second", MIN(f->rate, (uint64_t)INT64_MAX));
+	return o;
+}
+
+static JsonObject *cache_object(const struct far_stats *f)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_int_member(o, "limit", f->limit);
+	json_object_set_int_member(o, "used", f->used);
+	json_object_set_int_member(o, "hits", f->hits);
+	json_object_set_int_member(o, "joined", f->joined);
+	json_object_set_int_member(o, "misses", f->misses);
+	json_object_set_int_member(o, "hit-bytes", f->hit_bytes);
+	json_object_set_int_member(o, "prefetched", f->fetched);
+	json_object_set_int_member(o, "wasted", f->wasted);
+	return o;
+}
+
 static JsonObject *medium_object(const struct drive *d, const struct cmd *c)
 {
 	JsonObject *o = json_object_new(), *src, *link;
 	const struct medium *m = d->medium;
+	struct far_stats far;
 
 	if (m && !c->status)
 		json_object_set_string_member(o, "name", m->name);
@@ -203,6 +228,12 @@ static JsonObject *medium_object(const struct drive *d, const struct cmd *c)
 		json_object_set_string_member(src, "type", source_type_str(m->source->type));
 		json_object_set_string_member(src, "uri", m->source->uri);
 		json_object_set_object_member(o, "source", src);
+	}
+	json_object_set_int_member(o, "read-ahead", d->k.medium.read_ahead);
+	if (m->io && io_far(m->io, &far)) {
+		json_object_set_object_member(o, "path", path_object(&far));
+		if (far.limit)
+			json_object_set_object_member(o, "cache", cache_object(&far));
 	}
 	link = json_object_new();
 	json_object_set_boolean_member(link, "up", m->link_up);

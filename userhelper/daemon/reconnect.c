@@ -25,6 +25,7 @@ struct reconnect {
 	unsigned int n;
 	struct source_resume resume;
 	bool ready, need_fence, fatal, done;
+	uint32_t rtt_us;
 	struct derr err;
 };
 
@@ -98,6 +99,7 @@ static int attempt(struct reconnect *r, struct task *t)
 	int e;
 
 	memset(&r->resume, 0, sizeof(r->resume));
+	r->rtt_us = 0;
 	e = s->ops->resume(s, r->need_fence, &r->resume, t, &r->err);
 	if (e < 0)
 		return e;
@@ -117,6 +119,7 @@ static int attempt(struct reconnect *r, struct task *t)
 			e = check_same(m, &p, &r->err);
 		if (e < 0)
 			return e;
+		r->rtt_us = r->rtt_us ? MIN(r->rtt_us, p.rtt_us) : p.rtt_us;
 	}
 	return 0;
 }
@@ -149,6 +152,18 @@ static bool too_late(const struct medium *m)
 }
 
 /*
+ * What was fetched ahead is kept only where the store itself says that it is the
+ * same and cannot have been written to: a share, or a file of our own, that
+ * serves it read-only. A plain NBD server's export is compared in a few places
+ * only, and a file can be replaced behind it.
+ */
+static bool cache_survives(const struct medium *m)
+{
+	return m->source->type != SOURCE_NBD &&
+	       (m->props.read_only || m->source->offer_read_only);
+}
+
+/*
  * Main thread. The kernel is told first: once it has stopped its clock it fails
  * nothing that we then send, and our own clock, which ends before the kernel's,
  * is looked at last.
@@ -169,6 +184,8 @@ static void take_up(struct reconnect *r)
 			derr_set(&r->err, ETIMEDOUT, "it came back too late");
 			return;
 		}
+		if (!cache_survives(m))
+			io_forget(m->io);
 		io_connect(m->io, r->h, r->n);
 		r->n = 0;
 	} else {
@@ -176,9 +193,11 @@ static void take_up(struct reconnect *r)
 
 		r->n = 0;
 		m->conns = n;
+		m->props.rtt_us = r->rtt_us;
 		if (medium_attach(m, r->h, &r->err) < 0)
 			return;
 	}
+	m->props.rtt_us = r->rtt_us;
 	m->fence = m->dirty_unknown = m->clean = false;
 	r->done = true;
 	/* The next loss, which may be reported at once, has a task of its own. */

@@ -92,9 +92,12 @@ const struct schema_def schema_defs[] = {
 	OBJECT("SpicebdMade", "drive:s device:s"),
 	OBJECT("SpicebdSource", "type:SpicebdSourceType uri:s"),
 	OBJECT("SpicebdMediumLink", "up:b connections:i"),
+	OBJECT("SpicebdPath", "round-trip-us:i bytes-per-second:i"),
+	OBJECT("SpicebdCache",
+	       "limit:i used:i hits:i joined:i misses:i hit-bytes:i prefetched:i wasted:i"),
 	OBJECT("SpicebdMedium",
 	       "name:s? size:i read-only:b kind:SpicebdMediumKind block-size:i source:SpicebdSource? "
-	       "link:SpicebdMediumLink?"),
+	       "link:SpicebdMediumLink? read-ahead:i? path:SpicebdPath? cache:SpicebdCache?"),
 	ALTERNATE("SpicebdMediumOrNull", "null SpicebdMedium"),
 	OBJECT("SpicebdStats",
 	       "reads:i writes:i flushes:i discards:i write-zeroes:i read-bytes:i write-bytes:i "

@@ -99,6 +99,8 @@ static JsonObject *entry(struct drive *d)
 	json_object_set_int_member(o, "connections", m->conns);
 	json_object_set_boolean_member(o, "clean", m->clean);
 	json_object_set_object_member(o, "export", props_to_json(&m->props));
+	json_object_set_int_member(o, "cache", m->far.cache);
+	json_object_set_int_member(o, "read-ahead", m->far.read_ahead);
 	json_object_set_object_member(o, "source", source_to_state(m->source));
 	return o;
 }
@@ -207,6 +209,8 @@ struct medium *state_medium(struct drive *d, JsonObject *o)
 	m->conns = CLAMP(json_object_get_int_member_with_default(o, "connections", 1), 1,
 			 IO_QUEUES_MAX);
 	m->clean = json_object_get_boolean_member_with_default(o, "clean", FALSE);
+	m->far.cache = json_object_get_int_member_with_default(o, "cache", FAR_AUTO);
+	m->far.read_ahead = json_object_get_int_member_with_default(o, "read-ahead", FAR_AUTO);
 	m->state = MEDIUM_IN;
 	return m;
 }

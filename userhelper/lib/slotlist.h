@@ -23,6 +23,33 @@ static inline void slot_list_add(struct slot_list *l, struct ring_slot *s)
 	l->n++;
 }
 
+static inline void slot_list_add_first(struct slot_list *l, struct ring_slot *s)
+{
+	s->prev = NULL;
+	s->next = l->first;
+	if (l->first)
+		l->first->prev = s;
+	else
+		l->last = s;
+	l->first = s;
+	l->n++;
+}
+
+/* slot_list_move() - all of @from to the end of @l, in their order */
+static inline void slot_list_move(struct slot_list *l, struct slot_list *from)
+{
+	if (!from->first)
+		return;
+	from->first->prev = l->last;
+	if (l->last)
+		l->last->next = from->first;
+	else
+		l->first = from->first;
+	l->last = from->last;
+	l->n += from->n;
+	*from = (struct slot_list) { 0 };
+}
+
 /* slot_list_del() - from wherever in @l it is */
 static inline void slot_list_del(struct slot_list *l, struct ring_slot *s)
 {
