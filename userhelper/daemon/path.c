@@ -34,7 +34,7 @@ static void turn(struct path *p, uint64_t now)
 {
 	if (!p->period)
 		p->period = now;
-	if (now - p->period < PERIOD_US)
+	if (now < p->period + PERIOD_US)
 		return;
 	p->period = now;
 	if (p->rtt[0]) {
@@ -80,7 +80,7 @@ static bool was_full(const struct path *p, uint64_t rate)
 
 static void take_rate(struct path *p, uint64_t now, uint32_t len, uint64_t depth)
 {
-	uint64_t us = now - p->from, rate;
+	uint64_t us = now > p->from ? now - p->from : 0, rate;
 
 	if (!p->from) {
 		/* The first one brings the clock, not bytes. */
@@ -142,12 +142,12 @@ uint64_t path_rate(const struct path *p)
 	return full ? larger(full, larger(p->least[0], p->least[1])) : 0;
 }
 
-static uint64_t product(const struct path *p, uint64_t guess)
+static uint64_t product(const struct path *p, uint64_t guess, bool known)
 {
 	uint64_t rate = path_rate(p);
 
-	if (!rate)
-		rate = larger(guess, larger(p->least[0], p->least[1]));
+	if (!known)
+		rate = larger(larger(rate, guess), larger(p->least[0], p->least[1]));
 	/* No path that exists: keeps the product in its bounds. */
 	if (rate > 100000000000u)
 		rate = 100000000000u;
@@ -156,12 +156,13 @@ static uint64_t product(const struct path *p, uint64_t guess)
 
 uint64_t path_bdp(const struct path *p)
 {
-	return product(p, RATE_CAREFUL);
+	return product(p, RATE_CAREFUL, path_rate(p));
 }
 
 uint32_t path_read_ahead(const struct path *p)
 {
-	uint64_t v = 2 * product(p, RATE_GUESS);
+	/* What is opened now keeps it: no less than the guess before it is sure. */
+	uint64_t v = 2 * product(p, RATE_GUESS, p->rate[1]);
 
 	v = (v + 0xffff) & ~0xffffull;
 	if (v < PATH_READ_AHEAD_MIN)

@@ -59,7 +59,10 @@ uint64_t path_rate(const struct path *p);	/* bytes a second, 0: was never full *
 /* Bandwidth times delay, bytes; of a rate that is not known yet, a careful guess. */
 uint64_t path_bdp(const struct path *p);
 
-/* The read-ahead that fills it, bytes, in whole 64 KiB. */
+/*
+ * The read-ahead that fills it, bytes, in whole 64 KiB; in the first period not
+ * less than for a fast path.
+ */
 uint32_t path_read_ahead(const struct path *p);
 
 #endif /* SPICEBD_PATH_H */
