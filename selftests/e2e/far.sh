@@ -48,6 +48,7 @@ good=$((1048576 + 20480))
 far bad eval get_size='echo 4194304' pwrite='exit 1' \
 	pread="[ \$((\$3 + \$4)) -le $good ] || { echo EIO bad sector >&2; exit 1; }; dd if='$work/b.img' iflag=skip_bytes,count_bytes skip=\$4 count=\$3 status=none"
 check "a medium with bad sectors" spicebdctl insert --disk --read-only "$uri" --cache 2M
+udevadm settle
 errors=$(status 1 .stats.errors)
 check "all of it that is good, up to the last sector" \
 	same /dev/spicebd1 "$work/b.img" bs=4096 count=$((good / 4096))

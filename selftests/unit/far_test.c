@@ -298,10 +298,12 @@ static void path_measures(void)
 	/* 32 of 64 KiB under way, where 15 ms carry 1.8 MB */
 	now = train(&p, now + 100000, 50000000, 15000, 65536, 400, 32);
 	result(about(path_rate(&p), 50000000), "path: the rate of a full line");
-	result(about(path_read_ahead(&p), 1500000), "path: and the read-ahead for it");
+	result(about(path_bdp(&p), 750000), "path: bandwidth times delay");
+	result(path_read_ahead(&p) > 3000000, "path: the read-ahead does not come down at once");
+	now = train(&p, now + 11000000, 50000000, 15000, 65536, 400, 32);
+	result(about(path_read_ahead(&p), 1500000), "path: but when it is sure");
 	now = train(&p, now + 1000, 50000000, 15000, 65536, 400, 2);
 	result(about(path_rate(&p), 50000000), "path: a slow reader does not change it");
-	result(about(path_bdp(&p), 750000), "path: bandwidth times delay");
 	/* The line has become slower: known after two periods. */
 	for (int i = 0; i < 30; i++)
 		now = train(&p, now + 1000, 5000000, 15000, 65536, 100, 32);
