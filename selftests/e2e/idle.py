@@ -9,4 +9,4 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 sys.dont_write_bytecode = True
 import limits				# noqa: E402
 
-limits.test("idle-guest", "1", "10")
+limits.test("idle-guest", "1", "5")
