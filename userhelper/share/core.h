@@ -15,7 +15,9 @@
 
 #define SHARE_PORT_PREFIX	"org.spice-space.spicebd."
 #define SHARE_DRIVES_MAX	SPICEBD_SHARE_DRIVES	/* port numbers below this are served */
-#define SHARE_WINDOW		(2u << 20)	/* link-to-share bytes of a stream, at most */
+#define SHARE_WINDOW		(8u << 20)	/* link-to-share bytes of a stream, at most */
+#define SHARE_WINDOW_MIN	(256u << 10)
+#define SHARE_WINDOWS		(64u << 20)	/* of all streams of all ports */
 #define SHARE_BUFFERS		16		/* data frames of a port handed to Spice at once */
 #define SHARE_CONTROL_MAX	512		/* other frames, likewise */
 
@@ -41,6 +43,7 @@ struct spicebd_share {
 	uint8_t instance[FRAME_UUID_LEN];
 	uint8_t boot_id[FRAME_UUID_LEN];
 	uint64_t read_bytes, write_bytes;
+	size_t windows;		/* given to streams, of SHARE_WINDOWS */
 	uint32_t last_offer;	/* number given out */
 	unsigned int folders;	/* not yet reaped */
 	unsigned int hold;	/* references by what outlives spicebd_share_free() */

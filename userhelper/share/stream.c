@@ -2,7 +2,7 @@
 /*
  * One NBD byte stream: a socket of the NBD server on one side, DATA frames on
  * the other. Both directions are bounded by credit: what the link may send
- * lies in a buffer of at most SHARE_WINDOW until the server takes it, and what
+ * lies in a buffer of at most the window until the server takes it, and what
  * the server says is read only as far as the link's credit and a free buffer
  * go.
  *
@@ -18,7 +18,6 @@
 #include "log.h"
 
 #define OPEN_TIMEOUT_MS	15000
-#define REGRANT		(SHARE_WINDOW / 4)
 #define IN_START	(64u << 10)
 #define GATHER		4		/* frames read before they are sent, at most */
 
@@ -41,6 +40,7 @@ struct stream {
 	uint32_t code;		/* of our CLOSE */
 	char *text;
 
+	uint32_t window;	/* what the link may have on its way to us */
 	uint32_t tx_credit;	/* the link's, for what the server says */
 	uint32_t rx_credit;	/* ours, as the link knows it */
 	uint32_t regrant;	/* taken by the server, not told yet */
@@ -135,6 +135,7 @@ static void tell_closed(struct stream *s)
 static void forget(struct stream *s)
 {
 	s->port->streams = g_list_remove(s->port->streams, s);
+	s->port->share->windows -= s->window;
 	offers_sweep_later(s->port->share);
 	g_free(s->text);
 	g_source_destroy(&s->source);
@@ -269,16 +270,32 @@ void stream_fail_offer(struct offer *o, uint32_t code, const char *text)
 
 /* ---- server to link */
 
+/*
+ * A far path needs what it holds in a round trip; all streams together stay
+ * below what a hostile link may make us buffer, but for the least of each.
+ */
+static uint32_t take_window(struct spicebd_share *share)
+{
+	size_t left = share->windows < SHARE_WINDOWS ? SHARE_WINDOWS - share->windows : 0;
+	uint32_t w = SHARE_WINDOW;
+
+	while (w > SHARE_WINDOW_MIN && w > left / 4)
+		w /= 2;
+	share->windows += w;
+	return w;
+}
+
 static void send_opened(struct stream *s)
 {
 	struct port *p = s->port;
 	bool first = !offer_streams(s->offer, p->drive);
 
 	s->opened = true;
-	s->rx_credit = SHARE_WINDOW;
+	s->window = take_window(p->share);
+	s->rx_credit = s->window;
 	g_source_remove(s->open_timer);
 	s->open_timer = 0;
-	session_send_u32(p, FRAME_OPENED, s->id, SHARE_WINDOW);
+	session_send_u32(p, FRAME_OPENED, s->id, s->window);
 	if (first) {
 		s->offer->info.read_bytes = s->offer->info.write_bytes = 0;
 		share_event(p->share, SPICEBD_SHARE_OPENED, p->drive, s->offer, NULL);
@@ -398,7 +415,7 @@ static void taken(struct stream *s, size_t n)
 	s->offer->info.write_bytes += n;
 	s->port->share->write_bytes += n;
 	s->regrant += n;
-	if (s->regrant < REGRANT || s->draining)
+	if (s->regrant < s->window / 4 || s->draining)
 		return;
 	s->rx_credit += s->regrant;
 	session_send_u32(s->port, FRAME_CREDIT, s->id, s->regrant);
