@@ -45,6 +45,7 @@ def test():
     want = [f"usr/{d}/{p}" for d, ps in PROGRAMS.items() for p in ps]
     want += [f"usr/lib/systemd/system/{u}" for u in UNITS]
     want += ["usr/lib/udev/rules.d/60-spicebd.rules", "usr/lib/udev/rules.d/90-spicebd.rules",
+             "usr/lib/udev/rules.d/61-spicebd-port.rules",
              "usr/lib/sysusers.d/spicebd.conf", "usr/lib/tmpfiles.d/spicebd.conf",
              "etc/spicebd/automount.conf"]
     equal(got, sorted(want), "what is installed")

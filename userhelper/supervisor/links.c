@@ -3,6 +3,7 @@
 #include "sup.h"
 
 #include <errno.h>
+#include <glob.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -60,6 +61,16 @@ int link_start(struct sup *s, const char *name, char *err, size_t errlen)
 	return 0;
 }
 
+/* Those that appear later are told of by udev. */
+static bool port_there(void)
+{
+	glob_t g = { 0 };
+	bool there = glob(LINKCONF_PORT_DIR "/" LINKCONF_PORT_NAME ".*", 0, NULL, &g) == 0;
+
+	globfree(&g);
+	return there;
+}
+
 void links_start_all(struct sup *s)
 {
 	static char names[LINKCONF_LINKS_MAX][LINKCONF_NAME_MAX + 1];
@@ -72,4 +83,7 @@ void links_start_all(struct sup *s)
 	for (int i = 0; i < n; i++)
 		if (link_start(s, names[i], err, sizeof(err)) < 0)
 			log_err("link %s: %s", names[i], err);
+	if (port_there() && !proc_find(s, K_LINK, LINKCONF_PORT_LINK) &&
+	    link_start(s, LINKCONF_PORT_LINK, err, sizeof(err)) < 0)
+		log_err("link %s: %s", LINKCONF_PORT_LINK, err);
 }

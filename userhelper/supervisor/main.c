@@ -23,6 +23,7 @@ bool debug;
 static const char usage[] =
 "usage: spicebd-supervisor [--foreground | --detach] [--debug]\n"
 "       spicebd-supervisor stop\n"
+"       spicebd-supervisor link-start NAME\n"
 "\n"
 "Starts spicebdd, the links configured in /etc/spicebd/links.d and in the run\n"
 "directory, a spicebd-nbdkit for each local medium and a spicebd-export for the\n"
@@ -32,6 +33,7 @@ static const char usage[] =
 "  --detach      return when spicebdd answers; log to RUN/log\n"
 "  --debug       more lines\n"
 "  stop          end everything in order\n"
+"  link-start    have the running one start a link, if it does not run\n"
 "\n"
 "SPICEBD_RUN_DIR  instead of /run/spicebd\n"
 "SPICEBD_BIN_DIR  where the programs are, instead of beside this one\n";
@@ -146,6 +148,23 @@ static int start(bool detached)
 	return detached ? supervise_detached(&s) : supervise(&s, false);
 }
 
+static int link_wanted(const char *name)
+{
+	char text[REQUEST_MAX], answer[REQUEST_MAX + 1];
+	int r;
+
+	if (!linkconf_name_ok(name)) {
+		fputs(usage, stderr);
+		return 2;
+	}
+	snprintf(text, sizeof(text), "link-start %s", name);
+	r = request_send(text, answer, sizeof(answer), 20000);
+	if (r == 0 && (!strcmp(answer, "ok") || strstr(answer, " runs already")))
+		return 0;
+	log_err("cannot start link \"%s\": %s", name, r < 0 ? strerror(-r) : answer);
+	return 1;
+}
+
 static int stop(void)
 {
 	char answer[REQUEST_MAX + 1];
@@ -200,6 +219,8 @@ int main(int argc, char **argv)
 	log_init("spicebd-supervisor", debug);
 	if (optind == argc - 1 && !strcmp(argv[optind], "stop"))
 		return stop();
+	if (optind == argc - 2 && !strcmp(argv[optind], "link-start"))
+		return link_wanted(argv[optind + 1]);
 	if (optind != argc) {
 		fputs(usage, stderr);
 		return 2;
