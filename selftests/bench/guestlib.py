@@ -170,7 +170,7 @@ class Spicebd(System):
                                     "--json"))["device"]
         self.drive = os.path.basename(self.device)
         sh("spicebdctl", "insert", self.drive, f"nbd+unix:///?socket={self.server.socket}",
-           "--read-write")
+           "--read-write", "--read-ahead", "off", "--cache", "off")
         self.helpers = named("spicebdd")
 
     def detach(self):

@@ -30,6 +30,10 @@ class Media:
         self.drives.append(d)
         return d
 
+    def delete(self, drive):
+        g.sh("spicebdctl", "del", drive)
+        self.drives.remove(drive)
+
     def insert(self, drive, source, *options):
         g.sh("spicebdctl", "insert", drive, source, *options)
         return f"/dev/{drive}"
