@@ -35,7 +35,8 @@ def parser(description, rounds=5):
     p = argparse.ArgumentParser(description=description)
     p.add_argument("--kernel", default="6.12", help="of the test machine: 6.1, 6.12 or 7.3")
     p.add_argument("--rounds", type=int, default=rounds,
-                   help=f"times each case is run, in turn with its peers (default {rounds})")
+                   help="times each case is run, in turn with its peers"
+                        + (f" (default {rounds})" if rounds else ""))
     p.add_argument("--json", metavar="FILE", help="where the figures go, too")
     p.add_argument("--quick", action="store_true", help="shorter, less exact")
     p.add_argument("--here", action="store_true",

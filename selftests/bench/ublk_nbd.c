@@ -107,9 +107,8 @@ static struct {
 	struct io io[DEPTH];
 	unsigned int fetching;
 
-	struct io *first, *last;
-	size_t sent;		/* bytes of the first that have left */
-	struct msghdr out;
+	struct io *first, *last;	/* to be sent */
+	struct msghdr out;		/* what is being sent */
 	struct iovec out_iov[IOV_NR];
 	bool sending;
 
@@ -384,56 +383,56 @@ static bool carries(const struct io *io)
 	return io->request.type == htobe16(NBD_CMD_WRITE);
 }
 
-static unsigned int add_iov(unsigned int n, void *data, size_t len, size_t *skip)
+static void send_rest(void)
 {
-	size_t done = *skip < len ? *skip : len;
+	struct io_uring_sqe *sqe = new_sqe(OF_SEND);
 
-	*skip -= done;
-	if (done == len)
-		return n;
-	u.out_iov[n] = (struct iovec){ (uint8_t *)data + done, len - done };
-	return n + 1;
-}
-
-static void start_send(void)
-{
-	struct io_uring_sqe *sqe;
-	size_t skip = u.sent;
-	unsigned int n = 0;
-
-	if (u.sending || !u.first)
-		return;
-	for (struct io *io = u.first; io && n + 2 <= IOV_NR; io = io->next) {
-		n = add_iov(n, &io->request, sizeof(io->request), &skip);
-		if (carries(io))
-			n = add_iov(n, io->buf, io->len, &skip);
-	}
-	u.out = (struct msghdr){ .msg_iov = u.out_iov, .msg_iovlen = n };
-	sqe = new_sqe(OF_SEND);
 	sqe->opcode = IORING_OP_SENDMSG;
 	sqe->fd = FILE_NBD;
 	sqe->addr = (uintptr_t)&u.out;
 	sqe->len = 1;
 	sqe->msg_flags = MSG_NOSIGNAL | MSG_WAITALL;
+}
+
+/*
+ * What is sent leaves the list at once: a request may be answered, and its tag be
+ * in use again, before the completion of the send is seen. Then its bytes have left.
+ */
+static void start_send(void)
+{
+	unsigned int n = 0;
+
+	if (u.sending || !u.first)
+		return;
+	for (; u.first && n + 2 <= IOV_NR; u.first = u.first->next) {
+		struct io *io = u.first;
+
+		u.out_iov[n++] = (struct iovec){ &io->request, sizeof(io->request) };
+		if (carries(io))
+			u.out_iov[n++] = (struct iovec){ io->buf, io->len };
+	}
+	if (!u.first)
+		u.last = NULL;
+	u.out = (struct msghdr){ .msg_iov = u.out_iov, .msg_iovlen = n };
 	u.sending = true;
+	send_rest();
 }
 
 static void on_sent(int r)
 {
 	if (r <= 0)
 		die("the NBD server does not take requests: %s", strerror(-r));
-	u.sending = false;
-	u.sent += r;
-	while (u.first) {
-		size_t whole = sizeof(u.first->request) + (carries(u.first) ? u.first->len : 0);
-
-		if (u.sent < whole)
-			break;
-		u.sent -= whole;
-		u.first = u.first->next;
+	while (u.out.msg_iovlen && r >= u.out.msg_iov->iov_len) {
+		r -= u.out.msg_iov->iov_len;
+		u.out.msg_iov++;
+		u.out.msg_iovlen--;
 	}
-	if (!u.first)
-		u.last = NULL;
+	u.sending = u.out.msg_iovlen;
+	if (!u.sending)
+		return;
+	u.out.msg_iov->iov_base = (uint8_t *)u.out.msg_iov->iov_base + r;
+	u.out.msg_iov->iov_len -= r;
+	send_rest();
 }
 
 static void start_receive(void)
