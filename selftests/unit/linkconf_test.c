@@ -71,6 +71,24 @@ static void test_defaults(void)
 	CHECK(!c.password_file[0] && !c.tls_cert[0] && !c.tls_key[0] && !c.tls_ca[0] && !c.user[0]);
 }
 
+static void test_ports(void)
+{
+	char prefix[LINKCONF_PATH_MAX + 1], err[300];
+	struct linkconf c;
+
+	CHECK(parse("address=port:", &c) == 0 && linkconf_is_port(&c, prefix));
+	CHECK(!strcmp(prefix, "/dev/virtio-ports/org.spice-space.spicebd"));
+	CHECK(parse("address=port:other", &c) == 0 && linkconf_is_port(&c, prefix));
+	CHECK(!strcmp(prefix, "/dev/virtio-ports/other"));
+	CHECK(parse("address=port:/run/p", &c) == 0 && linkconf_is_port(&c, prefix));
+	CHECK(!strcmp(prefix, "/run/p") && !linkconf_is_unix(&c));
+	CHECK(linkconf_listen(&c, err, sizeof(err)) == -EINVAL && strstr(err, "not listened on"));
+	CHECK(parse("address=unix:/s", &c) == 0 && !linkconf_is_port(&c, NULL));
+	/* The one that udev starts needs no file. */
+	CHECK(linkconf_load("port", &c, err, sizeof(err)) == 0 && linkconf_is_port(&c, prefix));
+	CHECK(linkconf_load("port2", &c, err, sizeof(err)) == -ENOENT);
+}
+
 static void test_all_keys(void)
 {
 	struct linkconf c;
@@ -99,6 +117,10 @@ static const struct {
 	{ "address=", "has no value" },
 	{ "address=unix:s", "no absolute path" },
 	{ "address=unix:/s\npassword-file=p", "no absolute path" },
+	{ "address=port:a/b", "neither a port's name nor an absolute path" },
+	{ "address=port:/a/", "neither a port's name nor an absolute path" },
+	{ "address=port:\npassword-file=/p", "has no password" },
+	{ "address=port:\ntls-cert=/p\ntls-key=/p\ntls-ca=/p", "no TLS" },
 	{ "address=unix:/s\nmemory-max=31", "out of range" },
 	{ "address=unix:/s\nmemory-max=65537", "out of range" },
 	{ "address=unix:/s\nmemory-max=99999999999999999999", "is no number" },
@@ -328,6 +350,7 @@ static const struct {
 } tests[] = {
 	{ test_defaults, "defaults" },
 	{ test_all_keys, "every key" },
+	{ test_ports, "ports of a virtual machine" },
 	{ test_wrong, "wrong lines, values and combinations" },
 	{ test_lengths, "the longest values" },
 	{ test_names, "names" },
