@@ -499,7 +499,7 @@ int sbd_wire_build(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		   struct request *rq, struct sbd_io *io,
 		   struct sk_buff_head *messages);
 u32 sbd_wire_batch_cost(void);
-struct sk_buff *sbd_wire_batch(struct sbd_sock *s);
+struct sk_buff *sbd_wire_batch(struct sbd_sock *s, u32 nr);
 void sbd_wire_batch_add(struct sk_buff *skb, u32 n, struct request *rq,
 			const struct sbd_io *io, u32 queue);
 void sbd_wire_batch_send(struct sbd_sock *s, struct sk_buff *skb);

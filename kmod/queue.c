@@ -307,7 +307,7 @@ static int file_batched(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 	spin_lock(&s->lock);
 	if (!s->batch) {
 		spin_unlock(&s->lock);
-		fresh = sbd_wire_batch(s);
+		fresh = sbd_wire_batch(s, last ? 1 : SPICEBD_BATCH_MAX);
 		spin_lock(&s->lock);
 	}
 	ret = may_file(d, s, queue, io);

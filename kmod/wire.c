@@ -61,7 +61,7 @@ u32 sbd_wire_cost(u32 op, u32 length)
 }
 
 /* A list of requests with registered memory: the attribute's payload. */
-#define SBD_WIRE_LIST	(SPICEBD_BATCH_MAX * sizeof(struct spicebd_io_request))
+#define SBD_WIRE_LIST(n)	((n) * sizeof(struct spicebd_io_request))
 
 /**
  * sbd_wire_batch_cost - what a request with registered memory takes of a
@@ -69,7 +69,7 @@ u32 sbd_wire_cost(u32 op, u32 length)
  */
 u32 sbd_wire_batch_cost(void)
 {
-	return message_cost(SBD_WIRE_LIST);
+	return message_cost(SBD_WIRE_LIST(SPICEBD_BATCH_MAX));
 }
 
 /* Copies the next @len bytes from @skip bytes into the request. */
@@ -329,23 +329,25 @@ void sbd_wire_flush_work(struct work_struct *work)
 /**
  * sbd_wire_batch - begin a message for several requests
  * @s: socket it is for
+ * @nr: requests that it is to hold. No more than need be: netlink copies a
+ *	message that is mostly empty into a smaller one.
  *
  * Context: process; memory reclaim must not start I/O.
  *
  * Return: the message, to be used up by sbd_wire_batch_send() or freed, or
  * NULL.
  */
-struct sk_buff *sbd_wire_batch(struct sbd_sock *s)
+struct sk_buff *sbd_wire_batch(struct sbd_sock *s, u32 nr)
 {
 	struct sk_buff *skb;
 
-	skb = genlmsg_new(SBD_WIRE_ROOM + SBD_WIRE_LIST,
+	skb = genlmsg_new(nla_total_size(SBD_WIRE_LIST(nr)),
 			  GFP_NOIO | __GFP_NOWARN);
 	if (!skb)
 		return NULL;
 	if (!genlmsg_put(skb, s->portid, 0, &sbd_family, 0,
 			 SPICEBD_CMD_IO_REQUESTS) ||
-	    !nla_reserve(skb, SPICEBD_A_IO_REQUESTS, SBD_WIRE_LIST)) {
+	    !nla_reserve(skb, SPICEBD_A_IO_REQUESTS, SBD_WIRE_LIST(nr))) {
 		nlmsg_free(skb);
 		return NULL;
 	}
