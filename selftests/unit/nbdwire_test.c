@@ -4,14 +4,17 @@
  * structured, whole and a byte at a time, and everything that a server must not
  * answer. A socket pair stands for the connection.
  *
- * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -D_GNU_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/daemon selftests/unit/nbdwire_test.c userhelper/daemon/nbdwire.c -lnbd
+ * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -D_GNU_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/daemon selftests/unit/nbdwire_test.c userhelper/daemon/nbdwire.c -lnbd -lpthread
  */
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "nbdwire.h"
@@ -448,9 +451,94 @@ static void hostile(void)
 	refuse("a reply to a request that is still being sent");
 }
 
+/* The payload follows its header by a moment, from another thread. */
+static void *late_payload(void *arg)
+{
+	usleep(200);
+	if (send(peer, arg, 4096, 0) != 4096)
+		exit(1);
+	return NULL;
+}
+
+static void waiting(void)
+{
+	static uint8_t to[4096], from[4096];
+	struct timespec a, b;
+	pthread_t thread;
+	struct seen s;
+
+	memset(from, 0x5a, sizeof(from));
+	fresh(false);
+	if (fcntl(near, F_SETFL, O_NONBLOCK) < 0)
+		exit(1);
+	wire_may_wait(w);
+	ask(WIRE_READ, 0, sizeof(to), to, 0);
+	if (wire_send(w) < 0 || !see(&s))
+		exit(1);
+	simple(s.handle, 0);
+	send(peer, out, out_len, 0);
+	out_len = 0;
+	pthread_create(&thread, NULL, late_payload, from);
+	/* One call, unless this machine is so slow that the wait ended. */
+	for (int i = 0; i < 1000 && !answered[0]; i++)
+		if (wire_receive(w) < 0)
+			break;
+	pthread_join(thread, NULL);
+	result(answered[0] == 1 && !errors[0] && !memcmp(to, from, sizeof(to)),
+	       "a payload that is on its way");
+
+	fresh(false);
+	wire_may_wait(w);
+	ask(WIRE_READ, 0, sizeof(to), to, 0);
+	if (wire_send(w) < 0 || !see(&s))
+		exit(1);
+	simple(s.handle, 0);
+	put(from, 100);
+	send(peer, out, out_len, 0);
+	out_len = 0;
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	for (int i = 0; i < 100; i++)
+		if (wire_receive(w) < 0)
+			exit(1);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	/* Once a tick, not a hundred times. */
+	result(!answered[0] && (b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000 < 90,
+	       "a payload that stays away is waited for once");
+	send(peer, from, sizeof(from) - 100, 0);
+	result(wire_receive(w) == 0 && answered[0] == 1 && !memcmp(to, from, sizeof(to)),
+	       "and is taken when it comes");
+
+	fresh(false);
+	wire_may_wait(w);
+	ask(WIRE_READ, 0, sizeof(to), to, 0);
+	if (wire_send(w) < 0 || !see(&s))
+		exit(1);
+	simple(s.handle, 0);
+	put(from, sizeof(from));
+	send(peer, out, out_len, 0);
+	out_len = 0;
+	result(wire_quick(w) && wire_receive_wait(w) == 1 && answered[0] == 1,
+	       "a reply that is waited for");
+	ask(WIRE_READ, 0, sizeof(to), to, 1);
+	result(wire_send(w) == 0 && wire_receive_wait(w) == 0 && !wire_quick(w),
+	       "one that does not come makes the server a slow one");
+	close(peer);
+	peer = -1;
+	result(wire_receive_wait(w) == -ECONNRESET, "the connection ends while it is waited for");
+
+	fresh(false);
+	fcntl(near, F_SETFL, O_NONBLOCK);
+	wire_may_wait(w);
+	result(!(fcntl(near, F_GETFL) & O_NONBLOCK), "the socket may wait");
+	wire_free(w);
+	w = NULL;
+	result(fcntl(near, F_GETFL) & O_NONBLOCK, "and is given back as it was");
+}
+
 int main(void)
 {
 	requests();
+	waiting();
 	large();
 	structured();
 	hostile();

@@ -22,8 +22,11 @@
 #define RELAX_MS	10000
 #define BYE_MS		500
 #define RETRY_MS	10
+/* See at_depth_one(). */
+#define ALONE_TURNS	16
+#define ALONE_NOT	1000
 
-/* ring_slot.flags_io: counted in io->sent_writes */
+/* ring_slot.flags_io: counted in q->sent_writes */
 #define SLOT_SENT	(1u << 0)
 /* ... : found nothing in the cache; goes to the server by itself */
 #define SLOT_DIRECT	(1u << 1)
@@ -44,8 +47,8 @@ struct ioq {
 	struct wire *wire;		/* does the transmission, or NULL: libnbd does */
 	int order_fd;
 
-	/* orders of the main thread, under io->lock */
-	unsigned int orders;
+	/* orders of the main thread, written under io->lock */
+	gint orders;
 	struct nbd_handle *new_nbd;
 	unsigned int new_round;
 
@@ -58,15 +61,21 @@ struct ioq {
 	bool again;			/* some have come */
 	bool measured;			/* something came, so the path may be known better */
 	size_t write_bytes, read_bytes;
+	long long now;			/* ms, of this turn of the loop */
 	bool lost;
 	char lost_text[160];
 	long long heard;		/* when the far end last showed life */
 	bool stalled;
 	bool draining, clean;
 	bool deaf;			/* the queue socket is of no use */
+	bool hot;			/* an answer has just left */
+	int alone;			/* requests in turn that found no other under way */
 	long long drain_end;
 	long long busy_at;		/* when there last was a request */
 	bool relaxed;
+	/* written by the thread alone, so that threads share nothing on the way */
+	gint unanswered, sent_writes;
+	uint64_t acked;			/* writes */
 };
 
 struct io {
@@ -80,12 +89,11 @@ struct io {
 	gint started;
 	int drain_ms;
 	gint unclean;
-	gint unanswered, sent_writes;
 	gint conns;			/* that the threads hold */
 	gint fail_flush, flush_failed;
 	struct far *far;		/* NULL: the path is near */
-	/* acknowledged writes, and how many of them a flush has covered */
-	uint64_t acked, flushed;
+	/* how many of the acknowledged writes of all queues a flush has covered */
+	uint64_t flushed;
 };
 
 static bool changes_store(uint32_t op)
@@ -143,15 +151,36 @@ static uint32_t io_error(int error)
 	}
 }
 
-static void note_done(struct io *io, const struct ring_slot *s, uint32_t error)
+/* Of a counter that only the caller's thread writes. */
+static void count(gint *n, int by)
 {
+	__atomic_store_n(n, *n + by, __ATOMIC_RELAXED);
+}
+
+/*
+ * Writes acknowledged so far. They are counted one queue after the other: each
+ * that is in the sum was acknowledged before, some that are not may have been,
+ * so what a flush is said to cover is never too much.
+ */
+static uint64_t acked_writes(const struct io *io)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < io->n; i++)
+		sum += __atomic_load_n(&io->q[i].acked, __ATOMIC_ACQUIRE);
+	return sum;
+}
+
+static void note_done(struct ioq *q, const struct ring_slot *s, uint32_t error)
+{
+	struct io *io = q->io;
 	uint64_t old;
 
 	if (error)
 		return;
 	if (changes_store(s->op)) {
 		if (!(s->flags & SPICEBD_IO_FUA))
-			__atomic_add_fetch(&io->acked, 1, __ATOMIC_SEQ_CST);
+			__atomic_store_n(&q->acked, q->acked + 1, __ATOMIC_SEQ_CST);
 		return;
 	}
 	if (s->op != SPICEBD_OP_FLUSH)
@@ -165,12 +194,10 @@ static void note_done(struct io *io, const struct ring_slot *s, uint32_t error)
 
 static void answer(struct ioq *q, struct ring_slot *s, uint32_t error)
 {
-	struct io *io = q->io;
-
-	note_done(io, s, error);
-	g_atomic_int_add(&io->unanswered, -1);
+	note_done(q, s, error);
+	count(&q->unanswered, -1);
 	if (s->flags_io & SLOT_SENT)
-		g_atomic_int_add(&io->sent_writes, -1);
+		count(&q->sent_writes, -1);
 	ring_complete(q->ring, s, error);
 }
 
@@ -247,6 +274,7 @@ static void part_done(struct ring_slot *s, int error)
 	account(q, s, false);
 	measure_came(q, s);
 	answer(q, s, s->part_error);
+	q->hot = true;
 }
 
 /* Called by libnbd with the handle locked. */
@@ -328,16 +356,17 @@ static void submit(struct ioq *q, struct ring_slot *s)
 	s->owner = q;
 	if (changes_store(s->op) && !(s->flags_io & SLOT_SENT)) {
 		s->flags_io |= SLOT_SENT;
-		g_atomic_int_inc(&q->io->sent_writes);
+		count(&q->sent_writes, 1);
 	}
 	s->parts = parts;
 	s->part_error = 0;
-	s->mark = __atomic_load_n(&q->io->acked, __ATOMIC_SEQ_CST);
+	if (s->op == SPICEBD_OP_FLUSH)
+		s->mark = acked_writes(q->io);
 	slot_list_add(&q->out, s);
 	account(q, s, true);
 	measure_sent(q, s);
 	if (q->out.n == 1 && !q->fetching)
-		q->heard = now_ms();
+		q->heard = q->now;
 	/* A part may be done, and with the last one the slot gone, before the next. */
 	for (uint32_t i = 0; i < parts; i++) {
 		uint32_t len = MIN(left, step);
@@ -473,7 +502,7 @@ static void submit_fetches(struct ioq *q)
 	       (!q->wire || wire_room(q->wire) > WIRE_PARTS / 2) &&
 	       far_next(q->io->far, number_of(q), &f)) {
 		if (!under_way(q))
-			q->heard = now_ms();
+			q->heard = q->now;
 		q->fetching++;
 		if (q->wire)
 			wire_submit(q->wire, WIRE_READ, 0, f.offset, f.len, f.buf, f.block);
@@ -512,7 +541,11 @@ static void on_request(struct ring_slot *s, void *arg)
 {
 	struct ioq *q = arg;
 
-	g_atomic_int_inc(&q->io->unanswered);
+	count(&q->unanswered, 1);
+	if (q->out.first || q->pending.first)
+		q->alone = -ALONE_NOT;
+	else if (q->alone < ALONE_TURNS)
+		q->alone++;
 	slot_list_add(&q->pending, s);
 	q->relaxed = false;
 }
@@ -577,6 +610,15 @@ static void turn_wire(struct ioq *q, short revents)
 		send_wire(q);
 }
 
+static void note_life(struct ioq *q)
+{
+	q->heard = q->now;
+	if (!q->stalled)
+		return;
+	q->stalled = false;
+	post(q->io, IO_ALIVE, q->round, "");
+}
+
 static void turn_nbd(struct ioq *q, short revents)
 {
 	unsigned int dir;
@@ -584,11 +626,7 @@ static void turn_nbd(struct ioq *q, short revents)
 
 	if (!revents)
 		return;
-	q->heard = now_ms();
-	if (q->stalled) {
-		q->stalled = false;
-		post(q->io, IO_ALIVE, q->round, "");
-	}
+	note_life(q);
 	if (q->wire) {
 		turn_wire(q, revents);
 		return;
@@ -637,7 +675,7 @@ static void on_flushed_at_end(struct ioq *q, int error, uint64_t mark)
 	struct ring_slot f = { .op = SPICEBD_OP_FLUSH, .mark = mark };
 
 	if (!error)
-		note_done(q->io, &f, 0);
+		note_done(q, &f, 0);
 }
 
 struct last_flush {
@@ -659,7 +697,7 @@ static void flush_at_end(struct ioq *q)
 {
 	struct last_flush f = { 0 };
 	nbd_completion_callback cb = { .callback = on_last_flush, .user_data = &f };
-	uint64_t mark = __atomic_load_n(&q->io->acked, __ATOMIC_SEQ_CST);
+	uint64_t mark = acked_writes(q->io);
 
 	if (!q->nbd || !q->io->p.props.flush ||
 	    mark <= __atomic_load_n(&q->io->flushed, __ATOMIC_SEQ_CST))
@@ -725,21 +763,21 @@ static void take_orders(struct ioq *q, unsigned int *orders)
 	if (h) {
 		q->nbd = h;
 		q->lost = false;
-		q->heard = now_ms();
+		q->heard = q->now;
 		take_wire(q);
 	}
 	if (*orders & ORDER_AGAIN)
 		q->again = true;
 	if (*orders & ORDER_DRAIN) {
 		q->draining = true;
-		q->drain_end = now_ms() + io->drain_ms;
+		q->drain_end = q->now + io->drain_ms;
 	}
 }
 
 static void check_stall(struct ioq *q)
 {
 	if (!q->nbd || !under_way(q) || q->stalled ||
-	    now_ms() - q->heard < q->io->p.stall_ms)
+	    q->now - q->heard < q->io->p.stall_ms)
 		return;
 	q->stalled = true;
 	post(q->io, IO_STALLED, q->round, "");
@@ -747,7 +785,7 @@ static void check_stall(struct ioq *q)
 
 static int next_timeout(struct ioq *q, bool flush_again)
 {
-	long long now = now_ms(), ms = -1, t;
+	long long now = q->now, ms = -1, t;
 
 	if (flush_again)
 		return RETRY_MS;
@@ -782,9 +820,82 @@ static void take_requests(struct ioq *q)
 		}
 		if (n <= 0)
 			return;
-		q->busy_at = now_ms();
+		q->busy_at = q->now;
 		if (n < RING_RX)
 			return;
+	}
+}
+
+/*
+ * Where the answer to the only request has just left, the next one is likely
+ * to come at once: at depth 1 this saves a poll() for each request. The orders
+ * and the server, which cannot have much to say now, wait for it RING_WAIT_US.
+ */
+static bool wait_for_next(struct ioq *q)
+{
+	int n;
+
+	if (!q->hot || q->out.first || q->pending.first || q->draining || q->deaf || !q->nbd ||
+	    q->io->far)
+		return false;
+	q->hot = false;
+	n = ring_receive_wait(q->ring, on_request, q);
+	if (n < 0) {
+		log_err("queue socket: %s", strerror(-n));
+		q->deaf = true;
+	}
+	return n > 0;
+}
+
+static void finish_turn(struct ioq *q, bool *again)
+{
+	check_connection(q);
+	if (q->again)
+		try_again(q);
+	if (!q->draining)
+		submit_pending(q);
+	if (q->io->far)
+		submit_fetches(q);
+	send_wire(q);
+	check_connection(q);
+	check_stall(q);
+	if (q->measured)
+		tell_path(q);
+	*again = ring_flush(q->ring) == -EAGAIN;
+}
+
+static bool wait_for_reply(struct ioq *q)
+{
+	int r;
+
+	if (!q->wire || q->lost || q->alone < ALONE_TURNS || !wire_quick(q->wire) ||
+	    wire_wants_write(q->wire))
+		return false;
+	r = wire_receive_wait(q->wire);
+	q->now = now_ms();
+	if (r < 0)
+		mark_lost(q, wire_error(q->wire));
+	else if (r)
+		note_life(q);
+	return r;
+}
+
+/*
+ * One request at a time and a quick server: what comes next is known, so it is
+ * waited for where it comes, without a poll() between. Whether requests still
+ * come one at a time only poll() can tell, which is asked every ALONE_TURNS
+ * requests; one that comes meanwhile waits for the reply before it, for a tick
+ * at most: after that the connection does not count as quick any more.
+ */
+static void at_depth_one(struct ioq *q, bool *again)
+{
+	for (int i = 0; i < ALONE_TURNS; i++) {
+		if (*again || g_atomic_int_get(&q->orders) || !wait_for_next(q))
+			return;
+		finish_turn(q, again);
+		if (*again || !q->out.first || !wait_for_reply(q))
+			return;
+		finish_turn(q, again);
 	}
 }
 
@@ -793,18 +904,20 @@ static bool drained(struct ioq *q)
 	if (!q->draining)
 		return false;
 	/* Without a connection nothing more will be answered. */
-	return !under_way(q) || !q->nbd || now_ms() >= q->drain_end;
+	return !under_way(q) || !q->nbd || q->now >= q->drain_end;
 }
 
 static struct pollfd poll_nbd(const struct ioq *q)
 {
-	struct pollfd p = { .fd = nbd_aio_get_fd(q->nbd) };
+	struct pollfd p = { 0 };
 	unsigned int dir;
 
 	if (q->wire) {
+		p.fd = wire_fd(q->wire);
 		p.events = POLLIN | (wire_wants_write(q->wire) ? POLLOUT : 0);
 		return p;
 	}
+	p.fd = nbd_aio_get_fd(q->nbd);
 	dir = nbd_aio_get_direction(q->nbd);
 	if (dir & LIBNBD_AIO_DIRECTION_READ)
 		p.events |= POLLIN;
@@ -820,10 +933,11 @@ static gpointer ioq_thread(gpointer arg)
 	unsigned int orders = 0;
 	bool again = false;
 
-	q->busy_at = now_ms();
+	q->now = q->busy_at = now_ms();
 	for (;;) {
 		int n = 2;
 
+		at_depth_one(q, &again);
 		p[0] = (struct pollfd){ .fd = q->order_fd, .events = POLLIN };
 		p[1] = (struct pollfd){ .fd = ring_fd(q->ring), .events = POLLIN };
 		if (q->draining || q->deaf)
@@ -834,6 +948,7 @@ static gpointer ioq_thread(gpointer arg)
 		}
 		if (poll(p, n, next_timeout(q, again)) < 0 && errno != EINTR)
 			log_warn("poll: %s", strerror(errno));
+		q->now = now_ms();
 		if (p[1].revents)
 			take_requests(q);
 		if (n == 3)
@@ -842,19 +957,7 @@ static gpointer ioq_thread(gpointer arg)
 			take_orders(q, &orders);
 		if (orders & ORDER_STOP)
 			break;
-		check_connection(q);
-		if (q->again)
-			try_again(q);
-		if (!q->draining)
-			submit_pending(q);
-		if (q->io->far)
-			submit_fetches(q);
-		send_wire(q);
-		check_connection(q);
-		check_stall(q);
-		if (q->measured)
-			tell_path(q);
-		again = ring_flush(q->ring) == -EAGAIN;
+		finish_turn(q, &again);
 		if (drained(q))
 			break;
 	}
@@ -1050,7 +1153,11 @@ bool io_clean(const struct io *io)
 
 unsigned int io_sent_writes(const struct io *io)
 {
-	return g_atomic_int_get(&io->sent_writes);
+	int n = 0;
+
+	for (unsigned int i = 0; i < io->n; i++)
+		n += g_atomic_int_get(&io->q[i].sent_writes);
+	return n;
 }
 
 bool io_disconnected(struct io *io)
@@ -1067,12 +1174,16 @@ bool io_disconnected(struct io *io)
 
 unsigned int io_unanswered(const struct io *io)
 {
-	return g_atomic_int_get(&io->unanswered);
+	int n = 0;
+
+	for (unsigned int i = 0; i < io->n; i++)
+		n += g_atomic_int_get(&io->q[i].unanswered);
+	return n;
 }
 
 bool io_dirty(const struct io *io)
 {
-	return __atomic_load_n(&io->acked, __ATOMIC_SEQ_CST) >
+	return acked_writes(io) >
 	       __atomic_load_n(&io->flushed, __ATOMIC_SEQ_CST);
 }
 

@@ -3,9 +3,11 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 
 #define REQUEST_MAGIC		0x25609513u
@@ -24,6 +26,14 @@
  */
 #define RX_SIZE			(128 * 1024)
 #define IOV_NR			256
+/*
+ * A payload whose header has come is on its way, and as a rule there in a
+ * moment: servers send the two apart. Up to so much of it is waited for in the
+ * receiving call, which saves the way through poll(). A connection that once
+ * was not quick is never waited for again.
+ */
+#define WAIT_BYTES		(1024 * 1024)
+#define WAIT_US			1000
 /* An error's message is of no use to us, but how long it may be is known. */
 #define ERROR_MAX		(6 + 4096 + 8)
 
@@ -77,6 +87,8 @@ struct wire {
 	wire_done_fn done;
 	void *arg;
 	const char *error;
+	int old_flags;			/* of the descriptor, or -1: not changed */
+	bool quick;			/* payloads may be waited for */
 
 	struct part *free;
 	unsigned int room;
@@ -111,6 +123,7 @@ struct wire *wire_new(int fd, bool structured, wire_done_fn done, void *arg)
 	w->done = done;
 	w->arg = arg;
 	w->error = "the connection ended";
+	w->old_flags = -1;
 	for (int i = WIRE_PARTS - 1; i >= 0; i--) {
 		w->part[i].next = w->free;
 		w->free = &w->part[i];
@@ -119,23 +132,48 @@ struct wire *wire_new(int fd, bool structured, wire_done_fn done, void *arg)
 	return w;
 }
 
+/* Only calls that say so wait on the socket then, and those have their end. */
+void wire_may_wait(struct wire *w)
+{
+	struct timeval limit = { .tv_usec = WAIT_US };
+	int flags = fcntl(w->fd, F_GETFL);
+
+	if (flags < 0 ||
+	    setsockopt(w->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0 ||
+	    fcntl(w->fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+		return;
+	w->old_flags = flags;
+	w->quick = true;
+}
+
 struct wire *wire_take(struct nbd_handle *h, wire_done_fn done, void *arg)
 {
 	int fd = nbd_aio_get_fd(h);
+	struct wire *w;
 
 	/* libnbd reads no further than it needs, so idle means nothing buffered. */
 	if (fd < 0 || !nbd_aio_is_ready(h) || nbd_aio_in_flight(h) != 0 ||
 	    nbd_get_tls_negotiated(h) != 0)
 		return NULL;
-	return wire_new(fd, nbd_get_structured_replies_negotiated(h) == 1, done, arg);
+	w = wire_new(fd, nbd_get_structured_replies_negotiated(h) == 1, done, arg);
+	if (w)
+		wire_may_wait(w);
+	return w;
 }
 
 void wire_free(struct wire *w)
 {
 	if (!w)
 		return;
+	if (w->old_flags >= 0)
+		(void)fcntl(w->fd, F_SETFL, w->old_flags);
 	free(w->rx);
 	free(w);
+}
+
+int wire_fd(const struct wire *w)
+{
+	return w->fd;
 }
 
 unsigned int wire_room(const struct wire *w)
@@ -241,7 +279,9 @@ int wire_send(struct wire *w)
 				n = add_iov(iov, n, p->buf, p->len, &skip);
 		}
 		m.msg_iovlen = n;
-		r = sendmsg(w->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+		/* One piece is cheaper without the header around it. */
+		r = n == 1 ? send(w->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL | MSG_DONTWAIT) :
+		    sendmsg(w->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (r < 0 && errno == EINTR)
 			continue;
 		if (r < 0)
@@ -495,45 +535,108 @@ static void make_room(struct wire *w)
 	w->rx_end = have;
 }
 
-int wire_receive(struct wire *w)
+/* What has come, payload first to its place. Return: bytes, or -1 with errno. */
+static ssize_t receive_some(struct wire *w, size_t *asked, int flags)
 {
+	size_t direct = w->coming ? w->left : 0, room;
 	struct iovec iov[2];
-	struct msghdr m = { .msg_iov = iov };
-	size_t asked, direct;
+	struct msghdr m = { .msg_iov = iov, .msg_iovlen = 2 };
 	ssize_t n;
-	int r;
+
+	make_room(w);
+	room = RX_SIZE - w->rx_end;
+	*asked = direct + room;
+	if (direct) {
+		iov[0] = (struct iovec){ w->to, direct };
+		iov[1] = (struct iovec){ w->rx + w->rx_end, room };
+		n = recvmsg(w->fd, &m, flags);
+	} else {
+		n = recv(w->fd, w->rx + w->rx_end, room, flags);
+	}
+	if (n <= 0)
+		return n;
+	if (direct > (size_t)n)
+		direct = n;
+	w->to += direct;
+	w->left -= direct;
+	w->rx_end += n - direct;
+	return n;
+}
+
+/* The rest of a payload. Return: as receive_some(); 1: all that can be had. */
+static ssize_t receive_rest(struct wire *w)
+{
+	ssize_t n = recv(w->fd, w->to, w->left, MSG_WAITALL);
+
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+		w->quick = false;
+		return 1;
+	}
+	if (n <= 0)
+		return n;
+	w->to += n;
+	w->left -= n;
+	/* Less than all: a signal, or the limit has passed. */
+	if (w->left)
+		w->quick = false;
+	return 1;
+}
+
+static bool worth_waiting(const struct wire *w)
+{
+	return w->quick && w->coming && w->left && w->left <= WAIT_BYTES && w->rx_at == w->rx_end;
+}
+
+bool wire_quick(const struct wire *w)
+{
+	return w->quick;
+}
+
+/*
+ * Takes what comes, the first time waiting as @flags say. Return: bytes of the
+ * first time, 0: nothing was there, or an error.
+ */
+static ssize_t receive(struct wire *w, int flags)
+{
+	ssize_t first = 0;
 
 	/* Bounded, so that a flood of replies does not starve the rest. */
 	for (int turn = 0; turn < 8; turn++) {
-		make_room(w);
-		direct = w->coming ? w->left : 0;
-		m.msg_iovlen = 0;
-		if (direct)
-			iov[m.msg_iovlen++] = (struct iovec){ w->to, direct };
-		asked = direct + RX_SIZE - w->rx_end;
-		iov[m.msg_iovlen++] = (struct iovec){ w->rx + w->rx_end, RX_SIZE - w->rx_end };
-		n = recvmsg(w->fd, &m, MSG_DONTWAIT);
+		size_t asked = 0;
+		bool waits = worth_waiting(w);
+		ssize_t n = waits ? receive_rest(w) : receive_some(w, &asked, flags);
+		int r;
+
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+			return errno == EAGAIN || errno == EWOULDBLOCK ? first : -errno;
 		if (!n)
 			return -ECONNRESET;
-		if (direct) {
-			size_t d = (size_t)n < direct ? (size_t)n : direct;
-
-			w->to += d;
-			w->left -= d;
-			w->rx_end += n - d;
-		} else {
-			w->rx_end += n;
-		}
+		first = first ?: n;
+		flags = MSG_DONTWAIT;
 		r = parse(w);
 		if (r < 0)
 			return r;
-		/* A short read: there was no more. */
-		if ((size_t)n < asked)
-			return 0;
+		/* A short read: there was no more, but for what is on its way. */
+		if (!worth_waiting(w) && (waits ? w->room == WIRE_PARTS : (size_t)n < asked))
+			break;
 	}
-	return 0;
+	return first;
+}
+
+int wire_receive(struct wire *w)
+{
+	ssize_t n = receive(w, MSG_DONTWAIT);
+
+	return n < 0 ? n : 0;
+}
+
+int wire_receive_wait(struct wire *w)
+{
+	ssize_t n = receive(w, 0);
+
+	if (!n)
+		w->quick = false;
+	return n < 0 ? n : n > 0;
 }

@@ -59,8 +59,19 @@ struct wire *wire_take(struct nbd_handle *h, wire_done_fn done, void *arg);
  */
 struct wire *wire_new(int fd, bool structured, wire_done_fn done, void *arg);
 
+/**
+ * wire_may_wait() - wait a moment for a payload whose header has come
+ *
+ * wire_take() does it. Until wire_free() the socket is a blocking one for those
+ * who do not say MSG_DONTWAIT.
+ */
+void wire_may_wait(struct wire *w);
+
 /* Forgets what is under way, without a word to its owners. */
 void wire_free(struct wire *w);
+
+/* The socket, for poll(). */
+int wire_fd(const struct wire *w);
 
 /* How many more requests it takes. */
 unsigned int wire_room(const struct wire *w);
@@ -89,6 +100,18 @@ int wire_send(struct wire *w);
  * Return: 0; -errno: the connection is of no use; wire_error() tells why
  */
 int wire_receive(struct wire *w);
+
+/* Whether the server answers at once, as far as is known. */
+bool wire_quick(const struct wire *w);
+
+/**
+ * wire_receive_wait() - wait a moment for a reply, and take it
+ *
+ * If none comes the connection is not quick any more.
+ *
+ * Return: 1; 0: none has come; -errno: as wire_receive()
+ */
+int wire_receive_wait(struct wire *w);
 
 const char *wire_error(const struct wire *w);
 

@@ -91,6 +91,7 @@ int ring_socket(uint32_t rcvbuf)
 	struct sockaddr_nl a = { .nl_family = AF_NETLINK };
 	int fd, one = 1, r;
 	int rcv = rcvbuf / 2, snd = RING_SNDBUF;	/* the kernel doubles both */
+	struct timeval wait = { .tv_usec = RING_WAIT_US };
 
 	fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC);
 	if (fd < 0)
@@ -101,6 +102,8 @@ int ring_socket(uint32_t rcvbuf)
 	    setsockopt(fd, SOL_NETLINK, NETLINK_NO_ENOBUFS, &one, sizeof(one)) < 0 ||
 	    setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &one, sizeof(one)) < 0 ||
 	    setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &one, sizeof(one)) < 0 ||
+	    /* for ring_receive_wait(); the others do not wait */
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)) < 0 ||
 	    bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
 		r = -errno;
 		close(fd);
@@ -273,15 +276,15 @@ static bool moves_data(uint32_t op)
 	return op == SPICEBD_OP_READ || op == SPICEBD_OP_WRITE;
 }
 
-static bool request_ok(const struct ring *r, const struct ring_slot *s)
+static bool request_ok(const struct ring *r, uint32_t op, uint64_t offset, uint32_t length)
 {
-	if (s->op > SPICEBD_OP_WRITE_ZEROES)
+	if (op > SPICEBD_OP_WRITE_ZEROES)
 		return false;
-	if (s->op == SPICEBD_OP_FLUSH)
+	if (op == SPICEBD_OP_FLUSH)
 		return true;
-	if (!s->length || s->offset > INT64_MAX - s->length)
+	if (!length || offset > INT64_MAX - length)
 		return false;
-	return !moves_data(s->op) || s->length <= r->max_io;
+	return !moves_data(op) || length <= r->max_io;
 }
 
 static bool take_piece(struct ring_slot *s, uint32_t offset, const struct attr *data)
@@ -330,7 +333,7 @@ static void on_request(struct ring *r, const struct attr *tb, ring_request_fn fn
 	(void)attr_u32(&tb[SPICEBD_A_IO_LENGTH], &n.length);
 	(void)attr_u32(&tb[SPICEBD_A_IO_QUEUE], &n.queue);
 	(void)attr_u64(&tb[SPICEBD_A_IO_GENERATION], &n.generation);
-	if (!request_ok(r, &n))
+	if (!request_ok(r, n.op, n.offset, n.length))
 		goto bad;
 	r->free = s->next;
 	buf = s->buf;
@@ -395,23 +398,26 @@ static bool in_memory(const struct ring *r, const struct spicebd_io_request *q)
 static void on_listed(struct ring *r, const struct spicebd_io_request *q, ring_request_fn fn,
 		      void *arg)
 {
-	struct ring_slot *s = r->free, n = {
-		.op = q->op, .flags = q->flags, .length = q->length, .cookie = q->cookie,
-		.offset = q->offset, .generation = q->generation, .queue = q->queue,
-	};
+	struct ring_slot *s = r->free;
 
 	if (!s) {
 		answer_without_slot(r, q->cookie);
 		return;
 	}
-	if (!request_ok(r, &n) || !in_memory(r, q)) {
+	if (!request_ok(r, q->op, q->offset, q->length) || !in_memory(r, q)) {
 		r->stats.malformed++;
 		answer_without_slot(r, q->cookie);
 		return;
 	}
 	r->free = s->next;
-	*s = n;
-	s->have = n.length;
+	s->op = q->op;
+	s->flags = q->flags;
+	s->length = s->have = q->length;
+	s->cookie = q->cookie;
+	s->offset = q->offset;
+	s->generation = q->generation;
+	s->queue = q->queue;
+	s->error = s->parts = s->part_error = s->flags_io = 0;
 	s->buf = r->payload + (moves_data(q->op) ? q->buffer : 0);
 	r->stats.requests++;
 	give(s, fn, arg);
@@ -479,6 +485,31 @@ void ring_parse(struct ring *r, const void *data, size_t len, ring_request_fn fn
 		r->stats.malformed++;
 }
 
+static int receive_error(void)
+{
+	return errno == EAGAIN || errno == EINTR || errno == ENOBUFS ? 0 : -errno;
+}
+
+int ring_receive_wait(struct ring *r, ring_request_fn fn, void *arg)
+{
+	struct sockaddr_nl from = { 0 };
+	socklen_t fromlen = sizeof(from);
+	ssize_t n;
+
+	/* MSG_TRUNC: the length that it had, so that what is cut off shows. */
+	n = recvfrom(r->fd, r->rx, RX_SIZE, MSG_TRUNC, (struct sockaddr *)&from, &fromlen);
+	if (n < 0)
+		return receive_error();
+	if (n > RX_SIZE) {
+		r->stats.truncated++;
+		n = RX_SIZE;
+	}
+	/* Anybody may send to a netlink socket: only the kernel is 0. */
+	if (!from.nl_pid)
+		ring_parse(r, r->rx, n, fn, arg);
+	return 1;
+}
+
 int ring_receive(struct ring *r, ring_request_fn fn, void *arg)
 {
 	int n;
@@ -495,9 +526,8 @@ int ring_receive(struct ring *r, ring_request_fn fn, void *arg)
 	}
 	n = recvmmsg(r->fd, r->mm, RING_RX, MSG_DONTWAIT, NULL);
 	if (n < 0)
-		return errno == EAGAIN || errno == EINTR || errno == ENOBUFS ? 0 : -errno;
+		return receive_error();
 	for (int i = 0; i < n; i++) {
-		/* Anybody may send to a netlink socket: only the kernel is 0. */
 		if (r->mm_from[i].nl_pid)
 			continue;
 		if (r->mm[i].msg_hdr.msg_flags & MSG_TRUNC)
@@ -564,10 +594,14 @@ static int tx_send(struct ring *r)
 {
 	/* Without a name it is for the kernel. */
 	struct msghdr m = { .msg_iov = r->tx.iov, .msg_iovlen = r->tx.nr_iov };
+	int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
 	ssize_t n;
 
 	do {
-		n = sendmsg(r->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+		/* One piece is cheaper without the header around it. */
+		n = r->tx.nr_iov == 1 ?
+		    send(r->fd, r->tx.iov->iov_base, r->tx.iov->iov_len, flags) :
+		    sendmsg(r->fd, &m, flags);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ENOMEM || errno == ENOBUFS ? -EAGAIN : -errno;

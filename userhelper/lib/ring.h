@@ -77,6 +77,8 @@ struct ring;
 typedef void (*ring_request_fn)(struct ring_slot *slot, void *arg);
 
 #define RING_SNDBUF	(1 << 20)
+/* How long ring_receive_wait() waits; the kernel rounds up to a tick. */
+#define RING_WAIT_US	1000
 /* Datagrams that ring_receive() takes at most. */
 #define RING_RX		8
 
@@ -126,6 +128,16 @@ int ring_bind(struct ring *r, const uint8_t key[SPICEBD_KEY_LEN], size_t memory,
  * Return: datagrams taken; 0: none are there; -errno: the socket is of no use
  */
 int ring_receive(struct ring *r, ring_request_fn fn, void *arg);
+
+/**
+ * ring_receive_wait() - take one datagram, waiting for it about RING_WAIT_US
+ *
+ * For whoever expects one at once and has nothing else to do: it saves the
+ * poll() before it.
+ *
+ * Return: 1; 0: none has come; -errno: the socket is of no use
+ */
+int ring_receive_wait(struct ring *r, ring_request_fn fn, void *arg);
 
 /**
  * ring_parse() - one datagram
