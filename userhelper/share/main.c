@@ -300,7 +300,7 @@ static int run(struct program *g)
 	status = start(g);
 	if (status >= 0)
 		stop(g, status);
-	else
+	else if (ui_wants_traffic())
 		g_timeout_add(TRAFFIC_MS, on_traffic, g);
 	if (!g->done)
 		g_main_loop_run(g->loop);

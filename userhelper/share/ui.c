@@ -340,6 +340,11 @@ void ui_list(struct spicebd_share *share, const struct spicebd_share_info **list
 		say("nothing is offered; 'add FILE' offers one");
 }
 
+bool ui_wants_traffic(void)
+{
+	return live_possible;
+}
+
 void ui_traffic(uint64_t read_bytes, uint64_t write_bytes)
 {
 	long long now = now_ms(), dt = now - last_time;

@@ -23,6 +23,8 @@ void ui_list(struct spicebd_share *share, const struct spicebd_share_info **list
 	     unsigned int n);
 /* several lines of our own */
 void ui_text(const char *name, const char *text);
+/* Whether there is a terminal to show traffic on. */
+bool ui_wants_traffic(void);
 /* the live line of a terminal; bytes since the start */
 void ui_traffic(uint64_t read_bytes, uint64_t write_bytes);
 /* takes the live line away */
