@@ -49,8 +49,10 @@ def not_here(why):
     sys.exit(NOT_HERE)
 
 
-def build():
+def build(o):
     """the programs of this tree, and those of this directory"""
+    if not o.here:
+        subprocess.run([f"{TREE}/selftests/vm/setup", "packages"], check=True, stdout=sys.stderr)
     for where in (f"{TREE}/userhelper", BENCH):
         subprocess.run(["make", "-s", f"-j{os.cpu_count()}", "-C", where, f"O={BUILD}"],
                        check=True, stdout=sys.stderr)
@@ -71,7 +73,7 @@ def _command(o, name, args, icount, env, timeout, vm_args):
 
 def guest(o, name, args=(), icount=False, env=None, timeout=3600, vm_args=()):
     """run NAME in the machine to be measured; its objects, as they come"""
-    build()
+    build(o)
     cmd, environ = _command(o, name, [str(a) for a in args], icount, env or {}, timeout, vm_args)
     with subprocess.Popen(cmd, stdout=subprocess.PIPE, text=True, env=environ) as p:
         for line in p.stdout:
