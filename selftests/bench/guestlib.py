@@ -355,7 +355,8 @@ def terminate(*_):
 def run(main):
     """main(), with everything that it began ended"""
     if not glob.glob("/sys/module/spicebd"):
-        sys.exit("spicebd.ko is not loaded")
+        print("spicebd.ko is not loaded: modprobe spicebd, spicebdctl start", file=sys.stderr)
+        sys.exit(4)		# benchlib.NOT_HERE
     signal.signal(signal.SIGTERM, terminate)
     try:
         main()
