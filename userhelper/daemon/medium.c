@@ -326,11 +326,15 @@ static void stop_io(struct medium *m, enum io_stop how, int limit_ms)
 
 /*
  * Memory to register for each connection: enough for a depth of large requests,
- * or of many small ones; what finds no room waits in the kernel.
+ * or of many small ones; what finds no room waits in the kernel. One reader uses
+ * one queue: a whole read-ahead of a far medium has room in it.
  */
 static size_t queue_memory(const struct medium *m)
 {
-	size_t share = QUEUES_MEMORY / m->conns;
+	size_t far = faropts_first_read_ahead(&m->far, m->props.rtt_us);
+	/* Room to round each up. */
+	size_t most = SPICEBD_MAX_BUFFER - IO_QUEUES_MAX * 4096;
+	size_t share = MAX(QUEUES_MEMORY, MIN(far * m->conns, most)) / m->conns;
 
 	return ROUND_UP(MAX(share, 2 * (size_t)m->drive->k.max_io), 4096);
 }
