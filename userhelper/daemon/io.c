@@ -247,8 +247,7 @@ static void measure_came(struct ioq *q, const struct ring_slot *s)
 {
 	if (!q->io->far || s->op != SPICEBD_OP_READ)
 		return;
-	far_came(q->io->far, number_of(q), s->mark, s->length,
-		 !s->part_error);
+	far_came(q->io->far, number_of(q), s->mark, s->length, !s->part_error);
 	q->measured = true;
 }
 
@@ -390,6 +389,7 @@ static void submit(struct ioq *q, struct ring_slot *s)
 		if (!--s->parts) {
 			slot_list_del(&q->out, s);
 			account(q, s, false);
+			measure_came(q, s);
 			answer(q, s, s->part_error);
 			return;
 		}
