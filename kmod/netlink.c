@@ -174,6 +174,14 @@ static const struct nla_policy sbd_complete_policy[SPICEBD_A_IO_ERROR + 1] = {
 	[SPICEBD_A_IO_ERROR] = { .type = NLA_U32 },
 };
 
+static const struct nla_policy
+sbd_answers_policy[SPICEBD_A_IO_ANSWERS + 1] = {
+	[SPICEBD_A_IO_ANSWERS] =
+		NLA_POLICY_RANGE(NLA_BINARY, sizeof(struct spicebd_io_answer),
+				 SPICEBD_BATCH_MAX *
+				 sizeof(struct spicebd_io_answer)),
+};
+
 /* Says why, and passes the error on. */
 static int say(struct genl_info *info, int error, const char *why)
 {
@@ -960,30 +968,9 @@ static int sbd_io_complete_doit(struct sk_buff *skb, struct genl_info *info)
 	return take_reply(skb, info, true);
 }
 
-/*
- * The only attribute of the message, its length checked. This is the message
- * of every request, so it is parsed here: by a policy genetlink would allocate
- * a table for it each time.
- */
-static const struct nlattr *answer_list(const struct genl_info *info)
-{
-	const struct nlattr *list = genlmsg_data(info->genlhdr);
-	int left = genlmsg_len(info->genlhdr);
-	int len;
-
-	if (!nla_ok(list, left) || nla_type(list) != SPICEBD_A_IO_ANSWERS)
-		return NULL;
-	nla_next(list, &left);
-	len = nla_len(list);
-	if (left > 0 || !len || len % sizeof(struct spicebd_io_answer) ||
-	    len > SPICEBD_BATCH_MAX * sizeof(struct spicebd_io_answer))
-		return NULL;
-	return list;
-}
-
 static int sbd_io_answers_doit(struct sk_buff *skb, struct genl_info *info)
 {
-	const struct nlattr *list = answer_list(info);
+	struct nlattr *list = info->attrs[SPICEBD_A_IO_ANSWERS];
 	const char *why = NULL;
 	struct sbd_sock *s;
 	int ret;
@@ -991,7 +978,7 @@ static int sbd_io_answers_doit(struct sk_buff *skb, struct genl_info *info)
 	s = bound_sock(skb, info);
 	if (!s)
 		return -ENOTCONN;
-	if (!list)
+	if (!list || nla_len(list) % sizeof(struct spicebd_io_answer))
 		ret = missing(info, "no whole answers");
 	else
 		ret = sbd_queue_answers(s, nla_data(list), nla_len(list) /
@@ -1010,10 +997,7 @@ static int sbd_io_answers_doit(struct sk_buff *skb, struct genl_info *info)
 
 /* Looked up from the front for each message: the answers come first. */
 static const struct genl_ops sbd_ops[] = {
-	{
-		.cmd = SPICEBD_CMD_IO_ANSWERS,
-		.doit = sbd_io_answers_doit,
-	},
+	SBD_OP(IO_ANSWERS, sbd_io_answers_doit, sbd_answers_policy),
 	SBD_OP(IO_COMPLETE, sbd_io_complete_doit, sbd_complete_policy),
 	SBD_OP(IO_DATA, sbd_io_data_doit, sbd_data_policy),
 	{
@@ -1052,8 +1036,6 @@ struct genl_family sbd_family __ro_after_init = {
 	.module = THIS_MODULE,
 	.netnsok = false,
 	.parallel_ops = true,
-	/* the commands above may not be without a policy */
-	.resv_start_op = SPICEBD_CMD_IO_ANSWERS + 1,
 	.ops = sbd_ops,
 	.n_ops = ARRAY_SIZE(sbd_ops),
 	.mcgrps = sbd_groups,

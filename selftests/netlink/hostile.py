@@ -86,7 +86,7 @@ def short_long_and_unknown_messages():
         h = Helper(0, 8 << 20)
         nl = h.ctl
         same(nl.fails(0), errno.EOPNOTSUPP, "command 0")
-        last = H.IO_ANSWERS
+        last = H.MEDIUM_SET
         for cmd in (H.DRIVE_NTF, H.IO_REQUEST, H.IO_REQUESTS, last + 1, 200):
             same(nl.fails(cmd), errno.EOPNOTSUPP, "command %d" % cmd)
         for cmd in range(1, last + 1):
@@ -171,7 +171,7 @@ assert M_ID not in nl.drive(0)["medium"], "the medium's id is shown"
 assert len(nl.drives()) == 1
 nl.subscribe()
 assert nl.fails(MANAGE) == errno.EPERM
-for cmd in range(4, IO_ANSWERS + 1):
+for cmd in range(4, MEDIUM_SET + 1):
     if cmd in (IO_REQUEST, IO_REQUESTS):
         continue
     for a in (attr(A_INDEX, 0), attr(A_PERSONALITY, 1)):
