@@ -17,6 +17,7 @@
 #define TO_LIB_MAX	65536u		/* bytes that the library has not taken yet */
 #define IOV_MAX_	16
 #define TURNS		16		/* reads before others get their turn */
+#define LOWAT_MIN	8192		/* a rest worth two system calls */
 
 struct tap {
 	const struct tap_ops *ops;
@@ -32,6 +33,7 @@ struct tap {
 	uint8_t in[IN_SIZE];
 	size_t start, end;	/* what of in is not worked on yet */
 	uint64_t left;		/* of the message that goes on */
+	int lowat;		/* bytes that wake us, or 0: any */
 	uint16_t type;
 
 	uint8_t *to_lib;
@@ -405,6 +407,24 @@ static bool fill(struct tap *t)
 	return n == want;
 }
 
+/*
+ * A message is of no use before it is whole, and on a far path its rest comes
+ * in many small pieces: the kernel is asked to wake us when it is there, or the
+ * connection has ended. Where it cannot, it wakes us for each piece.
+ */
+static void set_lowat(struct tap *t)
+{
+	size_t rest = t->left > have(t) ? t->left - have(t) : 0;
+	int lowat = t->type == MSG_DATA && !t->relay && t->left <= IN_SIZE &&
+		    rest >= LOWAT_MIN ? (int)rest : 0;
+
+	if (lowat == t->lowat)
+		return;
+	t->lowat = lowat;
+	lowat = lowat ?: 1;
+	(void)setsockopt(t->fd[TAP_NET], SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat));
+}
+
 static void from_net(struct tap *t)
 {
 	bool more = true;
@@ -418,6 +438,8 @@ static void from_net(struct tap *t)
 	}
 	while (take(t))
 		;
+	if (!t->over && !t->dead)
+		set_lowat(t);
 }
 
 /* ---- life */
