@@ -460,24 +460,33 @@ static void *late_payload(void *arg)
 	return NULL;
 }
 
+/* A read whose server has sent the header of its reply and @have bytes. */
+static void read_and_reply(uint8_t *to, size_t len, const uint8_t *from, size_t have)
+{
+	struct seen s;
+
+	wire_may_wait(w);
+	ask(WIRE_READ, 0, len, to, 0);
+	if (wire_send(w) < 0 || !see(&s))
+		exit(1);
+	simple(s.handle, 0);
+	put(from, have);
+	if (send(peer, out, out_len, 0) != (ssize_t)out_len)
+		exit(1);
+	out_len = 0;
+}
+
 static void waiting(void)
 {
 	static uint8_t to[4096], from[4096];
 	struct timespec a, b;
 	pthread_t thread;
-	struct seen s;
 
 	memset(from, 0x5a, sizeof(from));
 	fresh(false);
 	if (fcntl(near, F_SETFL, O_NONBLOCK) < 0)
 		exit(1);
-	wire_may_wait(w);
-	ask(WIRE_READ, 0, sizeof(to), to, 0);
-	if (wire_send(w) < 0 || !see(&s))
-		exit(1);
-	simple(s.handle, 0);
-	send(peer, out, out_len, 0);
-	out_len = 0;
+	read_and_reply(to, sizeof(to), from, 0);
 	pthread_create(&thread, NULL, late_payload, from);
 	/* One call, unless this machine is so slow that the wait ended. */
 	for (int i = 0; i < 1000 && !answered[0]; i++)
@@ -488,14 +497,7 @@ static void waiting(void)
 	       "a payload that is on its way");
 
 	fresh(false);
-	wire_may_wait(w);
-	ask(WIRE_READ, 0, sizeof(to), to, 0);
-	if (wire_send(w) < 0 || !see(&s))
-		exit(1);
-	simple(s.handle, 0);
-	put(from, 100);
-	send(peer, out, out_len, 0);
-	out_len = 0;
+	read_and_reply(to, sizeof(to), from, 100);
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	for (int i = 0; i < 100; i++)
 		if (wire_receive(w) < 0)
@@ -509,14 +511,7 @@ static void waiting(void)
 	       "and is taken when it comes");
 
 	fresh(false);
-	wire_may_wait(w);
-	ask(WIRE_READ, 0, sizeof(to), to, 0);
-	if (wire_send(w) < 0 || !see(&s))
-		exit(1);
-	simple(s.handle, 0);
-	put(from, sizeof(from));
-	send(peer, out, out_len, 0);
-	out_len = 0;
+	read_and_reply(to, sizeof(to), from, sizeof(from));
 	result(wire_quick(w) && wire_receive_wait(w) == 1 && answered[0] == 1,
 	       "a reply that is waited for");
 	ask(WIRE_READ, 0, sizeof(to), to, 1);
