@@ -278,7 +278,8 @@ int command_end(struct command *c, int64_t cookie)
 	int error = 0;
 
 	if (cookie < 0) {
-		error = nbd_get_errno() ?: EIO;
+		/* What libnbd has against a command after the end is its state: EINVAL. */
+		error = over(b->h) ? ENOTCONN : nbd_get_errno() ?: EIO;
 		nbdkit_error("%s", nbd_get_error() ?: "the export's server: unknown error");
 	} else {
 		wake(b);
