@@ -241,6 +241,25 @@ def parameters(b, name):
                               "stall-timeout", "index")}
 
 
+def a_probe_does_not_make_it_stale_for_long(b):
+    """Who looks at a medium while it is ejected by force, and goes, is waited for."""
+    old, new = b.image("the old one"), b.image("the new one")
+    b.drives[DISK].empty()
+    name = b.drives[DISK].name
+    b.q.do("spicebd-insert", source=old.path, drive=name)
+    with Held(name):
+        b.q.do("eject", id=name, force=True)
+        same(b.q.do("spicebd-query", drive=name)[0]["stale"], True, "stale")
+        b.q.send("spicebd-insert", source=new.path, drive=name)
+        other = Qmp()
+        other.cmd("spicebd-insert", source=new.path, drive=name).bad("insert in progress")
+    b.q.receive().good()
+    other.close()
+    with open(f"/dev/{name}", "rb") as f:
+        same(f.read(len(new.label)), new.label.encode(), "the new medium's data")
+    b.drives[DISK].empty()
+
+
 def a_stale_drive_is_made_anew(b):
     old, new = b.image("the old one"), b.image("the new one")
     name = b.q.do("spicebd-drive-add", personality=DISK, queues=1, depth=7, max_io=65536,
@@ -302,6 +321,7 @@ for fn in (eject_during_insert, change_and_del_during_insert, asker_goes_during_
            del_during_eject, two_inserts_at_once, an_eject_waits_for_its_user,
            an_eject_does_not_wait_for_ever, an_open_tray_waits_in_the_background,
            a_change_waits_for_its_user, a_change_that_is_refused, force_passes_a_lock,
+           a_probe_does_not_make_it_stale_for_long,
            a_stale_drive_is_made_anew, change_by_force_of_one_in_use,
            a_hundred_changes_by_two):
     table.add(fn.__name__.replace("_", " "), fn)

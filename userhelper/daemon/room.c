@@ -11,8 +11,13 @@
 #include "sock.h"
 
 #define LOOK_MS		20
-/* For a probe that opened the old medium a moment ago, after a forced eject. */
-#define STALE_MS	300
+/*
+ * For a probe that opened the old medium a moment ago, after a forced eject.
+ * With force there is another way than to wait for it; without, it is all that
+ * stands between the asker and a refusal, and a busy machine's udev is slow.
+ */
+#define STALE_FORCE_MS	300
+#define STALE_MS	3000
 /* For the kernel to delete a drive. */
 #define DELETE_MS	10000
 
@@ -143,7 +148,7 @@ static bool await(struct room *room, struct task *t, long long end, void (*look)
 /* The kernel tells nobody that the old medium's last opener has gone. */
 static bool await_clean(struct room *room, struct task *t)
 {
-	long long end = now_ms() + STALE_MS;
+	long long end = now_ms() + (room->force ? STALE_FORCE_MS : STALE_MS);
 
 	do {
 		main_call(step_is_clean, room);
@@ -153,12 +158,18 @@ static bool await_clean(struct room *room, struct task *t)
 
 static int asked(struct room *room, struct task *t)
 {
+	bool waited = false;
 	long long end;
 
 	main_call(step_patience, room);
 	end = now_ms() + room->patience;
 	for (;;) {
 		main_call(step_vacate, room);
+		if (room->r == -EUCLEAN && !waited) {
+			waited = true;
+			if (await_clean(room, t))
+				continue;
+		}
 		if (room->force || room->locked ||
 		    (room->r != -EBUSY && room->r != -EINPROGRESS))
 			return room->r;
