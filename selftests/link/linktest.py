@@ -26,6 +26,9 @@ BIN = os.environ.get("SPICEBD_BIN", os.path.join(TOP, "build/bin"))
 LINK = os.path.join(BIN, "spicebd-link")
 SHARE = os.path.join(BIN, "spicebd-share")
 
+# Programs of these tests leave nothing in the home of who runs them.
+os.environ["XDG_STATE_HOME"] = _state = tempfile.mkdtemp(prefix="linktest.state.")
+
 # ---- KTAP ----
 
 _results = []
@@ -56,6 +59,7 @@ def run(main):
         ok(False, "no exception")
     print(f"1..{len(_results)}", flush=True)
     sys.stdout.flush()
+    shutil.rmtree(_state, ignore_errors=True)
     os._exit(0 if all(_results) and _results else 1)
 
 
@@ -92,7 +96,7 @@ class Msg:
 
 
 class Daemon:
-    def __init__(self, path, timeout=10):
+    def __init__(self, path, timeout=40):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end = time.monotonic() + timeout
         while True:
@@ -109,7 +113,7 @@ class Daemon:
         head = Msg.HEAD.pack(type_, port, offer, tag, flags, 0, 0, 0)
         self.sock.send((head + u).ljust(512, b"\0"))
 
-    def recv(self, timeout=10):
+    def recv(self, timeout=40):
         self.sock.settimeout(max(timeout, 0.001))
         try:
             data, fds, flags, _ = socket.recv_fds(self.sock, 512, 4)
@@ -122,7 +126,7 @@ class Daemon:
         self.seen.append(m)
         return m
 
-    def expect(self, *types, timeout=10, port=None):
+    def expect(self, *types, timeout=40, port=None):
         """The next message of one of these types; others are passed over."""
         end = time.monotonic() + timeout
         while True:
@@ -144,7 +148,7 @@ class Daemon:
         diag(f"unexpected {m}")
         return False
 
-    def open(self, port, offer, tag=1, timeout=10):
+    def open(self, port, offer, tag=1, timeout=40):
         self.send(OPEN, port, offer, tag)
         m = self.expect(STREAM, STREAM_FAILED, timeout=timeout)
         assert m.tag == tag
@@ -229,7 +233,7 @@ class Link:
         with open(os.path.join(self.dir, "log"), errors="replace") as f:
             return f.read()
 
-    def wait_log(self, text, timeout=10):
+    def wait_log(self, text, timeout=40):
         end = time.monotonic() + timeout
         while text not in self.log_text():
             if time.monotonic() > end or self.proc.poll() is not None and time.monotonic() > end:
@@ -375,6 +379,11 @@ def portclient():
     return out
 
 
+# The secrets that shares were told, by address and password: the next one on the
+# same machine would have it from its predecessor's state.
+SECRETS = {}
+
+
 ERROR_NAMES = {"10": "opened", "11": "switching", "12": "closed", "20": "error-connect",
                "21": "error-tls", "22": "error-link", "23": "error-auth", "24": "error-io"}
 
@@ -383,18 +392,22 @@ class Share:
     """A Spice client and, in mode "serve", a share behind it.
 
     mode "quiet" is a stock viewer: it links all channels and says nothing;
-    "manual" says hello and leaves the rest to the test.
+    "manual" says hello and leaves the rest to the test. secret: of an earlier
+    session, None for the one that was heard last, "" for none.
     """
 
     def __init__(self, uri, password="", mode="serve", offers=(), nbd=None, ca_file=None,
-                 caps=0):
+                 caps=0, secret=None):
         self.caps = caps
+        self.key = uri, password
+        if secret is None:
+            secret = SECRETS.get(self.key, "") if password else ""
         self.mode, self.offers, self.nbd = mode, list(offers), nbd
         self.events = queue.Queue()
         self.ports, self.up = {}, set()
         self.lock = threading.RLock()
         self.proc = subprocess.Popen(
-            [portclient(), uri, password, *([ca_file] if ca_file else [])],
+            [portclient(), uri, password, ca_file or "", *([secret] if secret else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
             stderr=None if os.environ.get("LINKTEST_DEBUG") else subprocess.DEVNULL)
         threading.Thread(target=self.reader, daemon=True).start()
@@ -427,12 +440,14 @@ class Share:
         elif kind == "E":
             text = ERROR_NAMES.get(data.decode(), data.decode())
             self.events.put((text, cid, None))
+        elif kind == "R":
+            self.events.put(("again", cid, None))
         elif kind == "X":
             self.events.put(("disconnected", None, None))
         elif kind == "D" and self.mode != "quiet":
             self.frames(cid, data)
 
-    def wait(self, *kinds, timeout=10):
+    def wait(self, *kinds, timeout=40):
         """The next event of one of these kinds; others are passed over."""
         end = time.monotonic() + timeout
         seen = []
@@ -445,10 +460,10 @@ class Share:
                 return e
             seen.append(e)
 
-    def raw(self, cid, data):
+    def raw(self, cid, data, kind=b"D"):
         with self.lock:
             try:
-                view = memoryview(struct.pack("<cII", b"D", cid, len(data)) + data)
+                view = memoryview(struct.pack("<cII", kind, cid, len(data)) + data)
                 while view:
                     view = view[self.proc.stdin.write(view):]
             except (OSError, ValueError):	# the client was killed
@@ -502,6 +517,9 @@ class Share:
             port.epoch, port.seq, port.secret = epoch, 0, payload[24:56]
             if self.mode == "mute":
                 return
+            if self.key[1]:
+                SECRETS[self.key] = port.secret[:16].hex()
+                self.raw(0, SECRETS[self.key].encode(), b"S")
             self.send(cid, HELLO, hello(epoch, caps=self.caps))
             for o in self.offers:
                 self.send(cid, F_OFFER, o)

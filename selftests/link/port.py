@@ -22,7 +22,7 @@ class PortShare(t.Share):
     # pylint: disable=super-init-not-called
     def __init__(self, path, mode="serve", offers=(), nbd=None):
         self.caps, self.mode, self.offers, self.nbd = 0, mode, list(offers), nbd
-        self.events = t.queue.Queue()
+        self.events, self.key = t.queue.Queue(), (path, "")
         self.ports, self.up = {}, set()
         self.lock = threading.RLock()
         self.number = int(path.rsplit(".", 1)[1])
@@ -54,7 +54,7 @@ class PortShare(t.Share):
             self.events.put(("gone", 0, None))
             conn.close()
 
-    def raw(self, cid, data):
+    def raw(self, cid, data, kind=b"D"):
         with contextlib.suppress(OSError):
             self.conn.sendall(data)
 

@@ -3,12 +3,15 @@
  * A Spice client that knows nothing of frames: it hands the bytes of every port
  * channel to a test and back. linktest.py builds and drives it.
  *
- * usage: portclient URI [PASSWORD [CA-FILE]]
+ * usage: portclient URI [PASSWORD [CA-FILE [SECRET]]]
  *
  * On stdin and stdout: one letter, le32 channel id, le32 length, bytes.
  *   out: N new port (its name), O opened, D data, E channel event (number in
  *        decimal; id -1 for channels that are no ports), X session disconnected
- *   in:  D data to write
+ *   in:  D data to write, S the secret from now on
+ *
+ * A SECRET is shown first, and the PASSWORD when it was refused; a later link of the
+ * session that is refused is tried once more with the secret (R is told then).
  * It ends at the end of stdin.
  */
 #include <errno.h>
@@ -22,6 +25,9 @@
 
 static GMainLoop *loop;
 static GHashTable *channels;	/* id to SpicePortChannel */
+static SpiceSession *session;
+static char *password, *secret;
+static gboolean by_secret, tried_both;
 
 static void out(char kind, uint32_t id, const void *data, uint32_t len)
 {
@@ -45,11 +51,55 @@ static uint32_t id_of(SpiceChannel *c)
 	return SPICE_IS_PORT_CHANNEL(c) ? id : -1;
 }
 
+static void show(gboolean the_secret)
+{
+	by_secret = the_secret;
+	g_object_set(session, "password", by_secret ? secret : password, NULL);
+}
+
+static gboolean connect_session(gpointer data)
+{
+	if (!spice_session_connect(session))
+		exit(1);
+	return G_SOURCE_REMOVE;
+}
+
+static gboolean connect_channel(gpointer c)
+{
+	spice_channel_connect(c);
+	g_object_unref(c);
+	return G_SOURCE_REMOVE;
+}
+
+static gboolean try_other(SpiceChannel *c)
+{
+	if (!secret)
+		return FALSE;
+	if (SPICE_IS_MAIN_CHANNEL(c)) {
+		if (tried_both || !by_secret)
+			return FALSE;
+		tried_both = TRUE;
+		show(FALSE);
+		g_idle_add(connect_session, NULL);
+		return TRUE;
+	}
+	if (g_object_get_data(G_OBJECT(c), "again"))
+		return FALSE;
+	g_object_set_data(G_OBJECT(c), "again", c);
+	show(TRUE);
+	g_idle_add(connect_channel, g_object_ref(c));
+	return TRUE;
+}
+
 static void on_event(SpiceChannel *c, SpiceChannelEvent event, gpointer data)
 {
 	char text[16];
 	int n = snprintf(text, sizeof(text), "%d", event);
 
+	if (event == SPICE_CHANNEL_ERROR_AUTH && try_other(c)) {
+		out('R', id_of(c), NULL, 0);
+		return;
+	}
 	out('E', id_of(c), text, n);
 }
 
@@ -141,7 +191,12 @@ static gboolean on_stdin(gint fd, GIOCondition cond, gpointer data)
 		return FALSE;
 	}
 	c = g_hash_table_lookup(channels, GUINT_TO_POINTER(id));
-	if (head[0] == 'D' && c)
+	buf[len] = 0;
+	if (head[0] == 'S') {
+		g_free(secret);
+		secret = g_strdup((char *)buf);
+		g_free(buf);
+	} else if (head[0] == 'D' && c)
 		spice_port_channel_write_async(c, buf, len, NULL, written, buf);
 	else
 		g_free(buf);
@@ -150,17 +205,20 @@ static gboolean on_stdin(gint fd, GIOCondition cond, gpointer data)
 
 int main(int argc, char **argv)
 {
-	SpiceSession *s = spice_session_new();
+	SpiceSession *s = session = spice_session_new();
 
 	if (argc < 2)
 		return 2;
+	password = argc > 2 ? argv[2] : "";
+	if (argc > 4)
+		secret = g_strdup(argv[4]);
 	loop = g_main_loop_new(NULL, FALSE);
 	channels = g_hash_table_new_full(NULL, NULL, NULL, g_object_unref);
 	g_object_set(s, "uri", argv[1], "enable-audio", FALSE, "enable-smartcard", FALSE,
 		     "enable-usbredir", FALSE, NULL);
-	if (argc > 2 && *argv[2])
-		g_object_set(s, "password", argv[2], NULL);
-	if (argc > 3)
+	if (*password || secret)
+		show(secret != NULL);
+	if (argc > 3 && *argv[3])
 		g_object_set(s, "ca-file", argv[3], "verify", SPICE_SESSION_VERIFY_HOSTNAME, NULL);
 	g_signal_connect(s, "channel-new", G_CALLBACK(on_channel), NULL);
 	g_signal_connect(s, "disconnected", G_CALLBACK(on_disconnected), NULL);

@@ -50,6 +50,9 @@ def main():
                     t.ok(e[0] != "port", f"a second session is refused ({e[0]})")
                 t.ok(h.pread(512, 0) == data[:512], "the first one did not notice")
             d.expect(t.PORT_DOWN, port=0)
+            while d.expect(t.CLIENT).flags:
+                pass
+            t.ok(True, "the end of the session is noticed")
             with t.Share(link.uri, "x") as plain:
                 e = plain.wait("error-link", "error-io", "error-tls", "error-connect", "port")
                 t.ok(e[0] != "port", f"a plain connection is refused ({e[0]})")
@@ -60,4 +63,5 @@ def main():
                 t.ok(True, "and the next session is let in")
 
 
-t.run(main)
+if __name__ == "__main__":
+    t.run(main)

@@ -151,7 +151,7 @@ def wrong_password():
     with open(os.path.join(link.dir, "password"), "w") as f:
         f.write("wrong\n")
     share = Share("--uri", link.uri, "--password-file", os.path.join(link.dir, "password"),
-                  "/etc/os-release")
+                  "/etc/os-release", env={"XDG_STATE_HOME": workdir()})
     equal(share.wait(), 4, share.errors())
 
 
@@ -220,7 +220,15 @@ def share_killed():
     offers(daemon)
     share.p.kill()
     daemon.expect(t.PORT_DOWN, timeout=s.LIMIT)
-    share = Share("--uri", link.uri, "--password-file", os.path.join(link.dir, "password"), iso)
+    args = "--uri", link.uri, "--password-file", os.path.join(link.dir, "password"), iso
+    # The password was used: who knows nothing else is somebody else.
+    other = Share(*args, env={"XDG_STATE_HOME": workdir()})
+    equal(other.wait(), 4, other.errors())
+    check("used for another session" in other.errors(), other.errors())
+    # What the one before was told, its successor has from the user's own files.
+    kept = [os.path.join(d, n) for d, _, ns in os.walk(os.environ["XDG_STATE_HOME"]) for n in ns]
+    check(kept and all(os.stat(n).st_mode & 0o777 == 0o600 for n in kept), f"{kept}")
+    share = Share(*args)
     offers(daemon)
     equal(share.stop(), 0, "exit status")
 

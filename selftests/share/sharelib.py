@@ -36,6 +36,11 @@ MAGIC = 0x46444253
 WINDOW = 4 << 20
 
 
+# Programs of these tests leave nothing in the home of who runs them.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="share-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
+
 class Timeout(Exception):
     pass
 

@@ -139,11 +139,14 @@ static void remove_conf(const char *name)
 }
 
 /* A unit cannot: its ExecStopPost would run at every restart. */
-static void remove_socket(const char *name)
+static void remove_leftovers(const char *name)
 {
 	char path[108];
 
 	if (run_path(path, sizeof(path), "link/%s.sock", name))
+		unlink(path);
+	/* What says that the password was used: the next link takes it again. */
+	if (run_path(path, sizeof(path), "link/%s.ticket", name))
 		unlink(path);
 }
 
@@ -304,7 +307,7 @@ int verb_unlisten(const struct verb *v, int argc, char **argv)
 	remove_conf(name);
 	if (r < 0)
 		return fault_tell(&f);
-	remove_socket(name);
+	remove_leftovers(name);
 	tell(name, NULL, json);
 	return EXIT_DONE;
 }

@@ -19,11 +19,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "frame.h"
 #include "guard.h"
 #include "log.h"
 #include "loop.h"
 #include "sock.h"
+#include "ticket.h"
 
 #define CONNS_MAX	256
 #define WAITING_MAX	32	/* connections that nobody has authenticated */
@@ -66,7 +66,6 @@ static struct {
 	uint32_t session;
 	long long since;
 	bool inputs, ending;
-	uint8_t secret[FRAME_SECRET_LEN];
 	char who[sizeof(((struct conn *)0)->who)];
 } client;
 
@@ -137,10 +136,28 @@ static bool client_holds(void)
 	return client.here && (hooks->speaks() || now_ms() - client.since < params.hello_timeout);
 }
 
+/*
+ * What opened the session opens no other once it has linked its channels, all
+ * of them or those that it wants.
+ */
+static void spend_ticket(void *opaque)
+{
+	if (!client.here || !hooks->linked())
+		return;
+	if ((client.inputs && !hooks->expected()) || now_ms() - client.since >= LINK_TIME)
+		ticket_all_linked();
+}
+
+static struct loop_task spend_task = { .fn = spend_ticket };
+
 static void hand_over(struct conn *c)
 {
 	int fd = c->fd, r;
 
+	if (client_holds())
+		spend_ticket(NULL);
+	else
+		ticket_released();
 	loop_watch_remove(c->watch);
 	c->watch = NULL;
 	c->state = CONN_LINKING;
@@ -327,6 +344,8 @@ static void on_timer(void *opaque)
 
 	if (n_conns < CONNS_MAX)
 		loop_watch_set(listen_watch, LOOP_READ);
+	if (client_holds())
+		spend_ticket(NULL);
 	for (c = conns; c; c = next) {
 		next = c->next;
 		if (c->state == CONN_PEEK && now >= c->deadline) {
@@ -355,6 +374,23 @@ static struct conn *find(const SpiceChannelEventInfo *info)
 }
 
 /*
+ * Ends a connection that is libspice-server's. shutdown() alone leaves what has
+ * come already, which may be the ticket: a connection that is dead takes its place.
+ */
+static void cut(struct conn *c)
+{
+	int dead[2];
+
+	shutdown(c->fd, SHUT_RDWR);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, dead) < 0)
+		return;
+	close(dead[1]);
+	if (loop_replace(c->fd, dead[0]) < 0)
+		log_debug("connection from %s: not replaced: %s", c->who, strerror(errno));
+	close(dead[0]);
+}
+
+/*
  * Whoever is still authenticating wants a session of his own, or a channel of
  * the session before: a second session would throw this one out.
  */
@@ -367,11 +403,11 @@ static void client_came(const struct conn *main_conn)
 	client.since = now_ms();
 	client.inputs = false;
 	client.ending = false;
-	random_bytes(client.secret, sizeof(client.secret));
+	ticket_client_came();
 	strcpy(client.who, main_conn->who);
 	for (c = conns; c; c = c->next)
 		if (c->state == CONN_LINKING)
-			shutdown(c->fd, SHUT_RDWR);
+			cut(c);
 	log_info("client %s connected", client.who);
 	hooks->client(true, client.who);
 }
@@ -379,9 +415,18 @@ static void client_came(const struct conn *main_conn)
 static void client_went(void)
 {
 	client.here = false;
-	explicit_bzero(client.secret, sizeof(client.secret));
+	ticket_released();
 	log_info("client %s disconnected", client.who);
 	hooks->client(false, client.who);
+}
+
+static const char *why_not_in(void)
+{
+	if (!ticket_is_secret())
+		return "wrong password, or it went away";
+	if (client.here)
+		return "it has not the secret of the session, or not yet, or it went away";
+	return "its password is wrong or was used already (after \"spicebdctl unlisten\" and \"listen\" it is good once more), or it went away";
 }
 
 void gate_channel_event(int event, SpiceChannelEventInfo *info)
@@ -406,11 +451,12 @@ void gate_channel_event(int event, SpiceChannelEventInfo *info)
 		else if (c->type == SPICE_CHANNEL_INPUTS)
 			client.inputs = true;
 		/* The char device's state() follows from within the same call. */
+		loop_defer(&spend_task);
 		fresh_port = c->type == SPICE_CHANNEL_PORT && c->short_headers ? c : NULL;
 	} else if (event == SPICE_CHANNEL_EVENT_DISCONNECTED) {
 		if (c->state == CONN_LINKING)
-			log_notice("connection from %s was not let in: wrong password, or it went away",
-				   c->who);
+			log_notice("connection from %s was not let in: %s", c->who,
+				   why_not_in());
 		else if (c->type == SPICE_CHANNEL_MAIN && client.here &&
 			 c->session == client.session)
 			client_went();
@@ -432,9 +478,10 @@ int gate_port_fd(void)
 	return fd;
 }
 
-const uint8_t *gate_secret(void)
+void gate_spoken(void)
 {
-	return client.secret;
+	ticket_spoken();
+	loop_defer(&spend_task);
 }
 
 void gate_end_client(const char *why)

@@ -15,7 +15,8 @@
 
 struct gate_hooks {
 	bool (*speaks)(void);			/* the client's share said hello and lives */
-	unsigned int (*expected)(void);		/* channels that the client may still link */
+	unsigned int (*expected)(void);		/* ports that the client may still link */
+	unsigned int (*linked)(void);		/* ports that it has linked */
 	void (*client)(bool came, const char *who);
 };
 
@@ -32,7 +33,7 @@ bool gate_init(SpiceServer *server, const struct gate_params *params,
 void gate_channel_event(int event, SpiceChannelEventInfo *info);
 
 void gate_replay(void);		/* tell hooks->client again who is here */
-const uint8_t *gate_secret(void);
+void gate_spoken(void);		/* the client's share said hello */
 /*
  * For a char device's state(): the connection of the channel that is being
  * linked, if its messages can be told apart (short headers, no TLS); or -1.

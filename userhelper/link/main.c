@@ -26,6 +26,7 @@
 #include "sandbox.h"
 #include "server.h"
 #include "sock.h"
+#include "ticket.h"
 #include "virtio.h"
 
 static struct conf conf;
@@ -106,9 +107,10 @@ static const struct daemon_hooks daemon_hooks = {
 };
 
 static const struct port_hooks port_hooks = {
-	.secret = gate_secret,
+	.secret = ticket_secret,
 	.connection = gate_port_fd,
 	.end_client = gate_end_client,
+	.spoken = gate_spoken,
 	.emit = daemon_send,
 };
 
@@ -128,6 +130,7 @@ static const struct virtio_hooks virtio_hooks = {
 static const struct gate_hooks gate_hooks = {
 	.speaks = ports_any_up,
 	.expected = ports_unlinked,
+	.linked = ports_linked,
 	.client = client_changed,
 };
 
@@ -199,27 +202,26 @@ static bool catch_signals(void)
 }
 
 /* A Spice server and the socket that it gets its clients from. */
-static bool listen_for_clients(void)
+static SpiceServer *listen_for_clients(void)
 {
 	struct gate_params gate = { 0 };
 	SpiceServer *server;
 
 	gate.listener = conf_listener(&conf);
 	if (gate.listener < 0)
-		return false;
+		return NULL;
 	server = spice_start(&conf);
 	if (!server)
-		return false;
-	explicit_bzero(conf.password, sizeof(conf.password));
+		return NULL;
 	gate.tls = conf.file.tls_cert[0];
 	gate.hello_timeout = conf.file.hello_timeout;
 	ports_init(server, &session_params, &port_hooks);
 	if (!gate_init(server, &gate, &gate_hooks)) {
 		log_err("out of memory");
-		return false;
+		return NULL;
 	}
 	keep_store("spice", gate.listener);
-	return true;
+	return server;
 }
 
 static bool go(const char *name, const char *ports, bool sandbox)
@@ -245,6 +247,7 @@ static bool go(const char *name, const char *ports, bool sandbox)
 static int run(const char *name, bool sandbox)
 {
 	char prefix[LINKCONF_PATH_MAX + 1], *ports = NULL;
+	SpiceServer *server = NULL;
 	uid_t owner = geteuid();
 	int control;
 
@@ -259,11 +262,18 @@ static int run(const char *name, bool sandbox)
 		ports = prefix;
 		transport = &virtio_transport;
 	}
-	if (!ports && !listen_for_clients())
-		return 1;
+	if (!ports) {
+		server = listen_for_clients();
+		if (!server)
+			return 1;
+	}
 	control = control_socket(name);
 	if (control < 0)
 		return 1;
+	/* In the directory that the private socket's lies in, too. */
+	if (server && !ticket_init(server, name, conf.password))
+		return 1;
+	explicit_bzero(conf.password, sizeof(conf.password));
 	if (!daemon_init(control, owner, conf.file.address, &daemon_hooks)) {
 		log_err("out of memory");
 		return 1;

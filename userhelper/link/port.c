@@ -172,6 +172,7 @@ static void on_dead(void *opaque)
 
 static void on_up(void *opaque)
 {
+	hooks->spoken();
 }
 
 static struct session_ops session_ops = {
@@ -298,14 +299,19 @@ void ports_for_each(void (*fn)(struct session *s))
 		fn(p->session);
 }
 
-unsigned int ports_unlinked(void)
+unsigned int ports_linked(void)
 {
 	unsigned int n = 0;
 	struct port *p;
 
 	for (p = ports; p; p = p->next)
-		n += !p->connected;
+		n += p->connected;
 	return n;
+}
+
+unsigned int ports_unlinked(void)
+{
+	return n_ports - ports_linked();
 }
 
 bool ports_any_up(void)

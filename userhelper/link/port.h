@@ -16,6 +16,7 @@ struct port_hooks {
 	const uint8_t *(*secret)(void);		/* of the client that is connected */
 	int (*connection)(void);		/* of the channel being linked, or -1 */
 	void (*end_client)(const char *why);	/* its connections are shut down */
+	void (*spoken)(void);			/* its share said hello */
 	void (*emit)(struct link_msg *msg, int fd);
 };
 
@@ -28,6 +29,7 @@ struct session *port_session(uint32_t number);	/* NULL: no such port */
 void ports_for_each(void (*fn)(struct session *s));
 
 unsigned int ports_unlinked(void);	/* ports whose channel no client has linked */
+unsigned int ports_linked(void);
 bool ports_any_up(void);
 
 #endif /* SPICEBD_LINK_PORT_H */

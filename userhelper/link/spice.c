@@ -41,9 +41,18 @@ static void timer_remove(SpiceTimer *timer)
  */
 static bool starting;
 
+/* Not its only socket: by another one its threads tell of clients that went away. */
+static bool listens(int fd)
+{
+	int yes = 0;
+	socklen_t len = sizeof(yes);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &len) == 0 && yes;
+}
+
 static SpiceWatch *watch_add(int fd, int events, SpiceWatchFunc func, void *opaque)
 {
-	if (starting) {
+	if (starting && listens(fd)) {
 		shutdown(fd, SHUT_RDWR);
 		events = 0;
 	}

@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "frame.h"
+#include "hex.h"
 #include "log.h"
+#include "remember.h"
 #include "sock.h"
 
 #define CONNECT_TIMEOUT_MS	10000
@@ -21,7 +23,8 @@ struct connection {
 	GPtrArray *channels;
 	bool up, ever_up;
 	bool use_secret;	/* which of the two tickets the next link shows */
-	bool tried_other;	/* ... and the other one was refused already */
+	bool tried_other;	/* ... and this attempt's other one was refused */
+	GPtrArray *waiting;	/* channels that were refused before the secret came */
 	bool ended;		/* the present attempt was reported */
 	long long up_since;
 	unsigned int backoff;
@@ -111,28 +114,32 @@ static void over(struct connection *c, const char *why)
 	if (was_up && now_ms() - c->up_since > STABLE_MS)
 		c->backoff = BACKOFF_MIN_MS;
 	stop_timer(c);
+	c->use_secret = c->secret;
 	if (c->ever_up ? c->opt.reconnect : c->opt.wait)
 		try_again(c, why, false);
 	else
 		c->fn(c->user, c->ever_up ? CONNECT_LOST : CONNECT_FAILED, why);
 }
 
-/* A ticket was refused. Spent ones are; then the other one may be good. */
+/*
+ * A ticket was refused. The secret is tried first, as the password is spent by
+ * the session that it came in; it is void where passwords were given out anew.
+ */
 static void refused(struct connection *c)
 {
 	if (c->ended)
 		return;
 	c->ended = true;
 	c->up = false;
-	if (c->secret && !c->tried_other) {
+	if (c->use_secret && c->password && !c->tried_other) {
 		c->tried_other = true;
-		c->use_secret = !c->use_secret;
+		c->use_secret = false;
 		try_again(c, NULL, true);
 		return;
 	}
 	stop_timer(c);
 	c->fn(c->user, CONNECT_REFUSED, c->password ?
-	      "the server refused the password; check the first line of the password file" :
+	      "the server refused the password: it is wrong (the first line of the password file counts), or was used for another session already" :
 	      "the server wants a password; put it into a file and give --password-file");
 }
 
@@ -148,6 +155,7 @@ static gboolean on_timeout(gpointer data)
 static void attempt(struct connection *c)
 {
 	c->ended = false;
+	g_ptr_array_set_size(c->waiting, 0);
 	g_clear_pointer(&last_warning, g_free);
 	set_ticket(c);
 	c->timer = g_timeout_add(CONNECT_TIMEOUT_MS, on_timeout, c);
@@ -222,17 +230,30 @@ static gboolean relink(gpointer channel)
 	return G_SOURCE_REMOVE;
 }
 
-/* A later link of the session: the password may be spent by now, or the secret old. */
+static void relink_by_secret(struct connection *c, SpiceChannel *channel)
+{
+	c->use_secret = true;
+	set_ticket(c);
+	g_idle_add(relink, g_object_ref(channel));
+}
+
+/*
+ * A later link of a session that the password opened: that is spent as soon as
+ * the server has seen all channels, so from now on the secret is shown. It may
+ * still be under way. Once for each channel.
+ */
 static void on_other_event(SpiceChannel *channel, SpiceChannelEvent event, gpointer data)
 {
 	struct connection *c = data;
 
-	if (event != SPICE_CHANNEL_ERROR_AUTH || !c->secret || c->tried_other)
+	if (event != SPICE_CHANNEL_ERROR_AUTH ||
+	    g_object_get_data(G_OBJECT(channel), "spicebd-again"))
 		return;
-	c->tried_other = true;
-	c->use_secret = !c->use_secret;
-	set_ticket(c);
-	g_idle_add(relink, g_object_ref(channel));
+	g_object_set_data(G_OBJECT(channel), "spicebd-again", channel);
+	if (c->secret)
+		relink_by_secret(c, channel);
+	else
+		g_ptr_array_add(c->waiting, g_object_ref(channel));
 }
 
 static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpointer data)
@@ -241,6 +262,7 @@ static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpo
 
 	if (g_ptr_array_find(c->channels, channel, NULL)) {
 		g_signal_handlers_disconnect_by_data(channel, c);
+		g_ptr_array_remove(c->waiting, channel);
 		g_ptr_array_remove(c->channels, channel);
 	}
 }
@@ -288,16 +310,22 @@ void connection_restart(struct connection *c, const char *why)
 /* The password that Documentation/frame-protocol.rst makes of it. */
 void connection_set_secret(struct connection *c, const uint8_t *secret)
 {
-	char text[33];
+	char text[REMEMBER_DIGITS + 1];
+	bool is_new;
 
-	for (int i = 0; i < 16; i++)
-		g_snprintf(text + 2 * i, 3, "%02x", secret[i]);
-	if (c->secret && !strcmp(c->secret, text))
-		return;
-	g_free(c->secret);
-	c->secret = g_strdup(text);
-	c->tried_other = false;
-	c->use_secret = false;
+	hex_encode(secret, REMEMBER_DIGITS / 2, text);
+	is_new = !c->secret || strcmp(c->secret, text);
+	if (is_new) {
+		g_free(c->secret);
+		c->secret = g_strdup(text);
+	}
+	/* Nobody asks for tickets where none was given. */
+	if (is_new && (c->password || c->use_secret))
+		remember_save(c->opt.uri, text);
+	while (c->waiting->len) {
+		relink_by_secret(c, c->waiting->pdata[0]);
+		g_ptr_array_remove_index(c->waiting, 0);
+	}
 }
 
 /* ---- options */
@@ -344,6 +372,9 @@ struct connection *connection_new(const struct connect_options *o, connect_fn fn
 	c->ended = true;
 	c->backoff = BACKOFF_MIN_MS;
 	c->channels = g_ptr_array_new_with_free_func(g_object_unref);
+	c->waiting = g_ptr_array_new_with_free_func(g_object_unref);
+	c->secret = remember_load(o->uri);
+	c->use_secret = c->secret;
 	c->session = spice_session_new();
 	g_object_set(c->session, "uri", o->uri, "enable-audio", FALSE, "enable-usbredir",
 		     FALSE, "enable-smartcard", FALSE, NULL);
@@ -377,6 +408,7 @@ void connection_free(struct connection *c)
 	for (guint i = 0; i < c->channels->len; i++)
 		g_signal_handlers_disconnect_by_data(c->channels->pdata[i], c);
 	g_ptr_array_free(c->channels, TRUE);
+	g_ptr_array_free(c->waiting, TRUE);
 	g_signal_handlers_disconnect_by_data(c->session, c);
 	spice_session_disconnect(c->session);
 	g_object_unref(c->session);

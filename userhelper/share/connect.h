@@ -38,7 +38,7 @@ SpiceSession *connection_session(struct connection *c);
 void connection_start(struct connection *c);
 /* gives the present connection up and makes another; safe in any callback */
 void connection_restart(struct connection *c, const char *why);
-/* the session's resume secret: the ticket of its later links */
+/* the session's resume secret: the ticket of its later links; is put away at once */
 void connection_set_secret(struct connection *c, const uint8_t *secret);
 void connection_free(struct connection *c);
 

@@ -271,6 +271,11 @@ static void go_up(struct port *p)
 	p->state = PORT_UP;
 	p->last_rx = now_ms();
 	p->ping_timer = g_timeout_add(PING_INTERVAL, on_ping_timer, p);
+	/*
+	 * Our hello says that we have the secret, and the password is spent by it:
+	 * nothing leaves before the event's receiver has put the secret away.
+	 */
+	port_batch_begin(p);
 	send_hello(p);
 	for (guint i = 0; i < share->offers->len; i++) {
 		struct offer *o = g_ptr_array_index(share->offers, i);
@@ -286,6 +291,7 @@ static void go_up(struct port *p)
 		if (o->info.ready)
 			share_event(share, SPICEBD_SHARE_OFFERED, p->drive, o, NULL);
 	}
+	port_batch_end(p);
 }
 
 void session_progress(struct port *p)
