@@ -366,13 +366,17 @@ class PortState:
 
 
 def portclient():
-    """Build the Spice client once per source, shared by all tests."""
-    src = os.path.join(TOP, "selftests/link/portclient.c")
-    out = os.path.join(TOP, "build/tests/portclient")
+    return built("portclient", "spice-client-glib-2.0")
+
+
+def built(name, *packages):
+    """Build a program of the tests once per source, shared by all of them."""
+    src = os.path.join(TOP, f"selftests/link/{name}.c")
+    out = os.path.join(TOP, f"build/tests/{name}")
     os.makedirs(os.path.dirname(out), exist_ok=True)
     if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(src):
-        flags = subprocess.check_output(
-            ["pkg-config", "--cflags", "--libs", "spice-client-glib-2.0"], text=True).split()
+        flags = subprocess.check_output(["pkg-config", "--cflags", "--libs", *packages],
+                                        text=True).split() if packages else []
         tmp = f"{out}.{os.getpid()}"
         subprocess.check_call(["gcc", "-O2", "-o", tmp, src, *flags])
         os.rename(tmp, out)

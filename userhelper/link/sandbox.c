@@ -22,6 +22,7 @@
 
 #include "caps.h"
 #include "log.h"
+#include "refuse.h"
 
 #define FILES_MAX	2048
 
@@ -92,7 +93,7 @@ static const int allowed[] = {
 
 /*
  * What libraries try and can do without: name look-ups, time zones, the
- * journal's socket, terminal queries. They are told no; all else kills.
+ * journal's socket, terminal queries. They are told no; all else ends it.
  */
 static const int denied[] = {
 	SCMP_SYS(open), SCMP_SYS(openat), SCMP_SYS(openat2), SCMP_SYS(access),
@@ -102,7 +103,7 @@ static const int denied[] = {
 	SCMP_SYS(socket), SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen),
 	SCMP_SYS(lseek), SCMP_SYS(prctl), SCMP_SYS(prlimit64),
 	SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_setscheduler), SCMP_SYS(setpriority),
-	SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(pipe2), SCMP_SYS(eventfd2),
+	SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(pipe2), SCMP_SYS(eventfd2), SCMP_SYS(ioctl),
 };
 
 /* Sockets for the daemon only; memory that is never executable; signals to nobody else. */
@@ -123,9 +124,6 @@ static int add_conditional(scmp_filter_ctx f)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				     SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ));
 	if (r == 0)
-		r = seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1,
-				     SCMP_A1(SCMP_CMP_NE, SIOCOUTQ));
-	if (r == 0)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
 				     SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
 	return r;
@@ -145,18 +143,24 @@ static int add_conditional_opener(scmp_filter_ctx f)
 				SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 }
 
-static int add_all(scmp_filter_ctx f, uint32_t action, const int *calls, size_t n)
+static int allow_all(scmp_filter_ctx f, const int *calls, size_t n)
 {
 	size_t i;
 	int r = 0;
 
 	for (i = 0; r == 0 && i < n; i++)
-		r = seccomp_rule_add(f, action, calls[i], 0);
+		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, calls[i], 0);
 	return r;
 }
 
-static bool load(scmp_filter_ctx f, int r)
+/* @fail: calls that fail; those of neither list end the process. */
+static bool load(scmp_filter_ctx f, int r, const int *fail, size_t n_fail)
 {
+	if (r == 0 && !refuse_init(fail, n_fail))
+		r = -errno;
+	/* There is one thread; were there more, all would be shut in, or none. */
+	if (r == 0)
+		r = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
 	if (r == 0)
 		r = seccomp_load(f);
 	seccomp_release(f);
@@ -168,29 +172,27 @@ static bool load(scmp_filter_ctx f, int r)
 
 bool sandbox_seal(void)
 {
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	scmp_filter_ctx f = seccomp_init(SCMP_ACT_TRAP);
 	int r = f ? 0 : -ENOMEM;
 
 	if (r == 0)
-		r = add_all(f, SCMP_ACT_ALLOW, allowed, sizeof(allowed) / sizeof(allowed[0]));
-	if (r == 0)
-		r = add_all(f, SCMP_ACT_ERRNO(EPERM), denied, sizeof(denied) / sizeof(denied[0]));
+		r = allow_all(f, allowed, sizeof(allowed) / sizeof(allowed[0]));
 	if (r == 0)
 		r = add_conditional(f);
-	return load(f, r);
+	return load(f, r, denied, sizeof(denied) / sizeof(denied[0]));
 }
 
 bool sandbox_seal_opener(void)
 {
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	scmp_filter_ctx f = seccomp_init(SCMP_ACT_TRAP);
 	int r = f ? 0 : -ENOMEM;
 
 	if (r == 0)
-		r = add_all(f, SCMP_ACT_ALLOW, allowed_opener,
-			    sizeof(allowed_opener) / sizeof(allowed_opener[0]));
+		r = allow_all(f, allowed_opener,
+			      sizeof(allowed_opener) / sizeof(allowed_opener[0]));
 	if (r == 0)
 		r = add_conditional_opener(f);
-	return load(f, r);
+	return load(f, r, NULL, 0);
 }
 
 bool sandbox_drop(const char *user, unsigned int memory_max)
