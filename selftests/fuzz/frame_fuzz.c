@@ -2,16 +2,13 @@
 /*
  * The frame receiver and all parsers on arbitrary bytes.
  *
- * BUILD: clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -Iuserhelper/lib selftests/fuzz/frame_fuzz.c userhelper/lib/frame.c userhelper/lib/text.c
- *
  * The first byte of an input says how: bit 0 whether one hello is expected, the
  * others how the bytes are cut. Cut in two ways the same bytes must give the
  * same frames.
  */
-#include <stdlib.h>
-#include <string.h>
 
 #include "frame.h"
+#include "fuzz.h"
 
 struct digest {
 	uint64_t frames, hash, lost;
@@ -23,12 +20,6 @@ static void mix(struct digest *d, const void *p, size_t len)
 
 	while (len--)
 		d->hash = (d->hash ^ *b++) * 1099511628211ull;
-}
-
-static void must(int cond)
-{
-	if (!cond)
-		abort();
 }
 
 static void parse_all(const struct frame_header *h, const uint8_t *p)
@@ -102,8 +93,6 @@ static struct digest feed(const uint8_t *data, size_t size, uint32_t expect, siz
 	}
 	return d;
 }
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

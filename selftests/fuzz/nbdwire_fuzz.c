@@ -3,14 +3,13 @@
  * A server that answers anything: the input is what it sends, in pieces of the
  * sizes that its first bytes tell, to four requests that are under way. Payload
  * must stay inside the buffers, and no request be answered twice.
- *
- * BUILD: clang -g -O1 -std=gnu11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iuserhelper/daemon selftests/fuzz/nbdwire_fuzz.c userhelper/daemon/nbdwire.c -lnbd
  */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fuzz.h"
 #include "nbdwire.h"
 
 #define NR	4

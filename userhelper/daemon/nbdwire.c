@@ -557,8 +557,11 @@ static ssize_t receive_some(struct wire *w, size_t *asked, int flags)
 		return n;
 	if (direct > (size_t)n)
 		direct = n;
-	w->to += direct;
-	w->left -= direct;
+	/* Without a payload there is no place for it to go on from. */
+	if (direct) {
+		w->to += direct;
+		w->left -= direct;
+	}
 	w->rx_end += n - direct;
 	return n;
 }
