@@ -5,6 +5,7 @@
 #include "drive.h"
 #include "export_impl.h"
 #include "log.h"
+#include "member.h"
 
 static JsonObject *job_to_json(const struct export_job *j)
 {
@@ -60,12 +61,12 @@ JsonObject *exports_save(void)
 
 static const char *str(JsonObject *o, const char *name)
 {
-	return json_object_get_string_member_with_default(o, name, "");
+	return member_str(o, name, "");
 }
 
 static long long num(JsonObject *o, const char *name, long long fallback)
 {
-	return json_object_get_int_member_with_default(o, name, fallback);
+	return member_int(o, name, fallback);
 }
 
 static bool job_from_json(JsonObject *o, struct export_job *j)
@@ -110,8 +111,8 @@ static void adopt_one(JsonObject *o)
 	x->node = g_strdup(str(o, "node-name"));
 	x->name = g_strdup(str(o, "name"));
 	x->description = g_strdup(str(o, "description"));
-	x->writable = json_object_get_boolean_member_with_default(o, "writable", FALSE);
-	x->writethrough = json_object_get_boolean_member_with_default(o, "writethrough", FALSE);
+	x->writable = member_bool(o, "writable", false);
+	x->writethrough = member_bool(o, "writethrough", false);
 	if (!x->number || !*x->id || !find_origin(o, x) || (x->m && x->writable)) {
 		log_warn("export '%.100s' is not taken over: its medium is gone", x->id);
 		export_free(x);

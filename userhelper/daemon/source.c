@@ -10,6 +10,7 @@
 #include "fdset.h"
 #include "hex.h"
 #include "linkconf.h"
+#include "member.h"
 #include "text.h"
 
 static const char *const type_names[] = {
@@ -133,7 +134,7 @@ static void set_store(const struct source *s, JsonObject *o)
 
 static void get_store(struct source *s, JsonObject *o)
 {
-	const char *hex = json_object_get_string_member_with_default(o, "store", "");
+	const char *hex = member_str(o, "store", "");
 	size_t len = strlen(hex) / 2;
 
 	if (len <= sizeof(s->store) && hex_decode(hex, s->store, len))
@@ -156,8 +157,8 @@ JsonObject *source_to_state(struct source *s)
 
 struct source *source_from_state(JsonObject *o)
 {
-	const char *type = json_object_get_string_member_with_default(o, "type", "");
-	const char *uri = json_object_get_string_member_with_default(o, "uri", "");
+	const char *type = member_str(o, "type", "");
+	const char *uri = member_str(o, "uri", "");
 	struct source *s = NULL;
 
 	if (!strcmp(type, "nbd"))
@@ -171,9 +172,9 @@ struct source *source_from_state(JsonObject *o)
 	g_free(s->uri);
 	s->uri = g_strdup(uri);
 	g_free(s->name);
-	s->name = source_clean_name(json_object_get_string_member_with_default(o, "name", ""));
-	s->resend = json_object_get_boolean_member_with_default(o, "resend", FALSE);
-	s->read_only = json_object_get_boolean_member_with_default(o, "read-only", TRUE);
+	s->name = source_clean_name(member_str(o, "name", ""));
+	s->resend = member_bool(o, "resend", FALSE);
+	s->read_only = member_bool(o, "read-only", TRUE);
 	get_store(s, o);
 	if (s->ops->load(s, o) < 0) {
 		source_unref(s);

@@ -20,6 +20,7 @@
 
 #include "hex.h"
 #include "log.h"
+#include "member.h"
 #include "nbdkitproto.h"
 #include "sock.h"
 
@@ -258,15 +259,15 @@ static void file_save(struct source *s, JsonObject *o)
 static int file_load(struct source *s, JsonObject *o)
 {
 	struct source_file *f = file_of(s);
-	const char *id = json_object_get_string_member_with_default(o, "nbdkit-id", "");
-	const char *inc = json_object_get_string_member_with_default(o, "incarnation", "");
+	const char *id = member_str(o, "nbdkit-id", "");
+	const char *inc = member_str(o, "incarnation", "");
 	uint8_t raw[NBDKIT_ID_LEN / 2];
 
 	if (!hex_decode(id, raw, sizeof(raw)) ||
 	    !hex_decode(inc, f->incarnation, sizeof(f->incarnation)))
 		return -EINVAL;
 	g_strlcpy(f->id, id, sizeof(f->id));
-	f->folder = json_object_get_boolean_member_with_default(o, "folder", TRUE);
+	f->folder = member_bool(o, "folder", TRUE);
 	f->started = true;
 	return 0;
 }

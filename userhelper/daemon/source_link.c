@@ -8,6 +8,7 @@
 
 #include "hex.h"
 #include "links.h"
+#include "member.h"
 #include "sock.h"
 
 /* spice-server and the share buffer what is written: keep that small. */
@@ -372,7 +373,7 @@ static void set_hex(JsonObject *o, const char *name, const uint8_t *p)
 
 static bool get_hex(JsonObject *o, const char *name, uint8_t *p)
 {
-	return hex_decode(json_object_get_string_member_with_default(o, name, ""), p,
+	return hex_decode(member_str(o, name, ""), p,
 			  FRAME_UUID_LEN);
 }
 
@@ -393,10 +394,10 @@ static int spice_load(struct source *s, JsonObject *o)
 {
 	struct source_spice *x = spice_of(s);
 
-	g_strlcpy(x->link, json_object_get_string_member_with_default(o, "link", ""),
+	g_strlcpy(x->link, member_str(o, "link", ""),
 		  sizeof(x->link));
-	x->size = json_object_get_int_member_with_default(o, "size", 0);
-	x->epoch = json_object_get_int_member_with_default(o, "epoch", 0);
+	x->size = member_int(o, "size", 0);
+	x->epoch = member_int(o, "epoch", 0);
 	x->opened = true;
 	if (!x->link[0] || !get_hex(o, "medium-id", x->medium_id) ||
 	    !get_hex(o, "incarnation", x->incarnation) || !get_hex(o, "boot-id", x->boot_id))

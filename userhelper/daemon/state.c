@@ -10,6 +10,7 @@
 #include "file.h"
 #include "log.h"
 #include "medium.h"
+#include "member.h"
 #include "sock.h"
 
 #define STATE_VERSION	1
@@ -27,7 +28,7 @@ static void set_bytes(JsonObject *o, const char *name, const uint8_t *p, size_t 
 /* Return: bytes, or -1 */
 static int get_bytes(JsonObject *o, const char *name, uint8_t *p, size_t max)
 {
-	const char *s = json_object_get_string_member_with_default(o, name, "");
+	const char *s = member_str(o, name, "");
 	size_t n = strlen(s);
 
 	if (n % 2 || n / 2 > max)
@@ -73,13 +74,13 @@ static JsonObject *props_to_json(const struct nbd_props *p)
 static int props_from_json(JsonObject *o, struct nbd_props *p)
 {
 	memset(p, 0, sizeof(*p));
-	p->size = json_object_get_int_member_with_default(o, "size", 0);
-	p->min_block = json_object_get_int_member_with_default(o, "min-block", 1);
-	p->pref_block = json_object_get_int_member_with_default(o, "pref-block", 4096);
-	p->max_payload = json_object_get_int_member_with_default(o, "max-payload", 0);
+	p->size = member_int(o, "size", 0);
+	p->min_block = member_int(o, "min-block", 1);
+	p->pref_block = member_int(o, "pref-block", 4096);
+	p->max_payload = member_int(o, "max-payload", 0);
 	for (size_t i = 0; i < G_N_ELEMENTS(prop_flags); i++)
 		*(bool *)((char *)p + prop_flags[i].offset) =
-			json_object_get_boolean_member_with_default(o, prop_flags[i].name, FALSE);
+			member_bool(o, prop_flags[i].name, FALSE);
 	if (!p->size || !p->max_payload ||
 	    get_bytes(o, "digest", p->digest, sizeof(p->digest)) != sizeof(p->digest))
 		return -EINVAL;
@@ -150,7 +151,7 @@ JsonArray *state_load(JsonObject **server)
 		JsonNode *media = json_object_get_member(o, "media");
 		JsonNode *nbd = json_object_get_member(o, "nbd-server");
 
-		if (json_object_get_int_member_with_default(o, "version", 0) == STATE_VERSION &&
+		if (member_int(o, "version", 0) == STATE_VERSION &&
 		    media && JSON_NODE_HOLDS_ARRAY(media)) {
 			a = json_array_ref(json_node_get_array(media));
 			if (nbd && JSON_NODE_HOLDS_OBJECT(nbd))
@@ -172,7 +173,7 @@ JsonObject *state_entry(JsonArray *a, unsigned int index)
 		if (!JSON_NODE_HOLDS_OBJECT(n))
 			continue;
 		o = json_node_get_object(n);
-		if (json_object_get_int_member_with_default(o, "index", -1) == index)
+		if (member_int(o, "index", -1) == index)
 			return o;
 	}
 	return NULL;
@@ -201,16 +202,16 @@ struct medium *state_medium(struct drive *d, JsonObject *o)
 	m = medium_new(d, s, &props);
 	source_unref(s);
 	g_free(m->name);
-	m->name = source_clean_name(json_object_get_string_member_with_default(o, "name", ""));
+	m->name = source_clean_name(member_str(o, "name", ""));
 	len = get_bytes(o, "id", m->id, sizeof(m->id));
 	m->id_len = len > 0 ? len : 0;
-	m->read_only = json_object_get_boolean_member_with_default(o, "read-only", TRUE);
-	m->kind = json_object_get_int_member_with_default(o, "kind", KIND_UNKNOWN);
-	m->conns = CLAMP(json_object_get_int_member_with_default(o, "connections", 1), 1,
+	m->read_only = member_bool(o, "read-only", TRUE);
+	m->kind = member_int(o, "kind", KIND_UNKNOWN);
+	m->conns = CLAMP(member_int(o, "connections", 1), 1,
 			 IO_QUEUES_MAX);
-	m->clean = json_object_get_boolean_member_with_default(o, "clean", FALSE);
-	m->far.cache = json_object_get_int_member_with_default(o, "cache", FAR_AUTO);
-	m->far.read_ahead = json_object_get_int_member_with_default(o, "read-ahead", FAR_AUTO);
+	m->clean = member_bool(o, "clean", FALSE);
+	m->far.cache = member_int(o, "cache", FAR_AUTO);
+	m->far.read_ahead = member_int(o, "read-ahead", FAR_AUTO);
 	m->state = MEDIUM_IN;
 	return m;
 }
