@@ -83,12 +83,12 @@ void link_open_unref(struct link_open *o)
 	g_free(o);
 }
 
-/* @fd: taken over */
+/* @fd: taken over; @text: anybody's */
 static void open_done(struct link_open *o, int fd, int error, const char *text)
 {
 	o->fd = fd;
 	o->error = error;
-	g_strlcpy(o->text, text, sizeof(o->text));
+	text_clean(o->text, sizeof(o->text), text, strlen(text));
 	opens = g_list_remove(opens, o);
 	g_atomic_int_set(&o->done, 1);
 	change_wake();
@@ -367,14 +367,13 @@ static const char *on_stream(struct link *l, const struct link_msg *m, int *fd)
 static const char *on_stream_failed(struct link *l, const struct link_msg *m)
 {
 	struct link_open *o = open_by_tag(l, m);
-	char *text;
+	char text[sizeof(m->text) + 1];
 
 	if (!o)
 		return NULL;
-	text = g_utf8_make_valid(m->text, strnlen(m->text, sizeof(m->text)));
+	g_strlcpy(text, m->text, strnlen(m->text, sizeof(m->text)) + 1);
 	open_done(o, -1, m->error && m->error < 4096 ? m->error : EIO,
 		  *text ? text : "the share refused the stream");
-	g_free(text);
 	return NULL;
 }
 
