@@ -19,6 +19,7 @@ help:
 	@echo 'make check            the tests of a submission'
 	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
 	@echo 'make bench            measure, beside nbd.ko, ublk and Spice (KERNEL=, TABLES=cost,speed,…)'
+	@echo 'make fuzz             fuzz the parsers (TARGET=, SECONDS= for each)'
 	@echo 'make setup            install what tests and builds need (apt, kernels)'
 	@echo 'make clean'
 
@@ -39,7 +40,7 @@ $(KERNELS:%=kmod-%): kmod-%:
 	$(VM)/setup packages kernel-$*
 	$(VM)/kbuild $* --strict
 
-.PHONY: demo check check-full soak bench
+.PHONY: demo check check-full soak bench fuzz
 , := ,
 bench:
 	$(VM)/setup packages
@@ -47,6 +48,10 @@ bench:
 
 demo:
 	selftests/demo/run
+
+fuzz:
+	$(VM)/setup packages
+	+$(MAKE) -s -C selftests/fuzz run $(if $(TARGET),TARGET='$(TARGET)') SECONDS=$(or $(SECONDS),60)
 
 check:
 	selftests/check

@@ -530,12 +530,12 @@ static void clean(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct script s = { data, size };
-	int fd = lowest_fd();
+	int fds = open_fds();
 
 	fuzz_clock_reset();
 	while (s.left)
 		step(&s);
 	clean();
-	must(lowest_fd() == fd);
+	must(open_fds() == fds);
 	return 0;
 }

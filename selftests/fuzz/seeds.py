@@ -151,6 +151,8 @@ def link():
     yield up + (u8(8, 24) + frame_bytes(RESYNC, 0, 0)) * 18
     yield up + link_stream() + u8(7, DATA, 1, 4) + b"abcd" + u8(20, 1) + u8(9, 2) + u8(11) + u16(999)
     yield up + link_stream() + u8(0) + u8(14) + carry
+    yield up + say(2, 0, 1) + u8(11) + u16(4096) + link_frame(OPENED, u32(10), 1) + u8(14) + \
+        u8(13, 64) + u16(5000) + u8(11) + u16(9000) + link_frame(CREDIT, u32(100), 1) + u8(11) + u16(9000)
     yield up + link_stream() + u8(3, 1, 0) + u16(512) + u8(3) + b"abc" + u8(0)
     yield up + link_stream() + u8(15) + u8(12) + u16(2000) + u8(4, 0) + u8(9, 2)
     yield up + link_up(1) + link_up(2, 4) + link_stream(1) + say(1, 1) + link_stream(2) + u8(14)
@@ -198,6 +200,214 @@ def share():
     yield u8(11) + u16(2100) + (u8(11) + u16(1100)) * 12 + hello
     yield hello + share_frame(0xf3, b"later") + share_frame(MOVE) + u8(5, 24) + \
         frame_bytes(DATA, 1, 2) + u8(0, 2)
+
+
+def links_msg(type_, port=0, offer=0, tag=0, flags=0, error=0, extra=b"", text=b"", how=0, fds=b""):
+    return u8(1, how, type_, port, offer, tag, flags, error) + extra + u8(len(text)) + text + fds
+
+
+def links():
+    """Links that offer, open streams, fail, ask for media, and pass what they should not."""
+    def offer(id_, name=b"a.iso", how=0):
+        return links_msg(4, 0, id_, 0, 5, 0, u32(1 << 20) + u8(3, 7, len(name)) + name, how=how)
+    up = links_msg(2) + offer(1) + links_msg(6)
+    ask = u8(4, 0, 0, 1)
+    yield up
+    yield up + ask + u8(5, 3) + links_msg(7, 0, 1, 0) + links_msg(3, text=b"gone")
+    for tag in range(4):
+        yield up + ask * 2 + u8(4, 1, 0, 1) + links_msg(7, 0, 1, tag) + links_msg(8, 0, 1, tag, 0, 5, text=b"no")
+    for kind in range(6):
+        yield up + ask + links_msg(7, 0, 1, 0, how=4, fds=u8(1, kind)) + u8(0)
+        yield up + ask + links_msg(7, 0, 1, 0, how=4, fds=u8(kind * 3, 2)) + u8(0)
+    yield up + ask + u8(6) + u8(0) + up + ask
+    yield up + links_msg(9, 0, 1, 0, 1) + links_msg(9, 0, 1, 0, 2, extra=u8(1)) + links_msg(5, 0, 1)
+    yield up + b"".join(offer(n) for n in range(1, 70))
+    yield up + offer(2, b"a/b") + u8(0) + up + offer(2, b"x", 2) + u8(0) + up
+    yield up + links_msg(10, flags=1, text=b"who") + links_msg(11) + links_msg(1)
+    yield up + u8(5, 0, 0) + up + u8(5, 4, 1) + links_msg(2, 1) + u8(5, 1, 0, 1) + u8(5, 2, 0)
+    yield up + links_msg(12) + u8(0) + up + links_msg(2, how=8) + u8(0) + links_msg(4, 4)
+    yield up + ask + links_msg(8, 0, 1, 0, 0, 5, how=1) + links_msg(10, how=1)
+
+
+def qmp():
+    """Each command with what it takes, as clients write them, and what they get wrong."""
+    def say(*lines, op=6):
+        return b"".join(u8(op) + line.encode() + b"\n" for line in lines)
+
+    def cmd(name, args="", op=6):
+        return say('{"execute":"%s"%s,"id":1}' % (name, ',"arguments":{%s}' % args if args else ""), op=op)
+    for name in ("query-version", "query-status", "query-block", "query-commands", "quit",
+                 "query-qmp-schema", "query-named-block-nodes", "query-block-exports",
+                 "query-spicebd", "query-spicebd-media", "query-fdsets", "nbd-server-stop"):
+        yield cmd(name)
+    cd, disk = '"id":"spicebd0"', '"device":"spicebd1"'
+    yield cmd("eject", cd) + cmd("eject", disk + ',"force":true,"timeout":3')
+    yield cmd("blockdev-open-tray", cd) + cmd("blockdev-remove-medium", cd) + cmd("blockdev-close-tray", cd)
+    yield cmd("blockdev-open-tray", disk + ',"wait":true')
+    yield cmd("spicebd-lock", '"drive":"spicebd0"') + cmd("eject", cd) + \
+        cmd("spicebd-unlock", '"drive":"spicebd0","force":true') + cmd("query-block")
+    yield cmd("blockdev-add", '"driver":"nbd","node-name":"n","server":{"type":"unix","path":"/x"},"export":"e"') + \
+        cmd("blockdev-insert-medium", cd + ',"node-name":"n"') + cmd("blockdev-del", '"node-name":"n"')
+    yield cmd("blockdev-add", '"driver":"raw","node-name":"r","read-only":true,'
+              '"file":{"driver":"file","filename":"/dev/null"}') + cmd("query-named-block-nodes")
+    yield cmd("blockdev-add", '"driver":"nbd","node-name":"t","server":{"type":"inet","host":"::1","port":"1"}')
+    yield cmd("blockdev-change-medium", cd + ',"filename":"nbd://localhost:1/x","read-only-mode":"retain"')
+    yield cmd("spicebd-insert", '"source":"spice:a/b","read-only-mode":"read-only","cache":"auto",'
+              '"timeout":5,"personality":"cdrom"')
+    for source in ("/dev/null", "nbd+unix:///e?socket=/x", "nbds://h", "spice:", "/dev/fdset/1", ""):
+        yield cmd("spicebd-insert", '"source":"%s","drive":"spicebd1","force":true' % source)
+    yield u8(2) + cmd("add-fd", '"fdset-id":1') + cmd("remove-fd", '"fdset-id":1') + cmd("add-fd")
+    yield cmd("spicebd-drive-add", '"personality":"disk","index":4,"queues":1,"depth":8') + \
+        cmd("spicebd-drive-del", '"drive":"spicebd4"') + cmd("spicebd-drive-add", '"personality":"cdrom"')
+    yield cmd("nbd-server-start", '"addr":{"type":"unix","data":{"path":"/x"}},"max-connections":3')
+    yield cmd("nbd-server-start", '"addr":{"type":"inet","data":{"host":"h","port":"1","ipv6":false}}')
+    yield cmd("nbd-server-add", disk + ',"name":"x","description":"d","writable":true')
+    yield cmd("block-export-add", '"type":"nbd","id":"e","node-name":"n"') + cmd("block-export-del", '"id":"e"')
+    yield u8(16 + 32 + 64) + cmd("query-block", op=6 + 64) + cmd("quit", op=6 + 64) + cmd("query-spicebd", op=70)
+    yield u8(0 + 64) + cmd("query-block", op=6 + 64) + say('{"execute":"qmp_capabilities"}', op=70)
+    yield u8(1, 5) + b'{"exe' + say('cute":"query-block"}')
+    yield say('{', '}', '[]', '{"execute":5}', '{"execute":"x","id":{"a":[1,null,1e9]}}', '"a"', '{"a":' * 70)
+    yield say('{"execute":"eject","arguments":{"id":"\\ud800","force":"yes"}}', '{"execute":"eject","oob":1}')
+    yield u8(4, 1) + cmd("eject", cd) + u8(4, 2) + cmd("spicebd-lock", '"drive":"spicebd1"') + u8(5, 3) + u8(5, 6)
+
+
+def attr(type_, data):
+    return u8(type_, len(data)) + data
+
+
+def ring():
+    """Requests whole, in pieces and in lists; answers and errors between them."""
+    def msg(cmd, *attrs, how=0):
+        return u8(1, how + len(attrs), cmd) + b"".join(attrs)
+    n = seed_numbers()
+
+    def request(cookie, op, offset, length, *more):
+        return msg(n["CMD_IO_REQUEST"], attr(n["A_IO_COOKIE"], struct.pack("<Q", cookie)),
+                   attr(n["A_IO_OP"], u32(op)), attr(n["A_IO_OFFSET"], struct.pack("<Q", offset)),
+                   attr(n["A_IO_LENGTH"], u32(length)), *more)
+    done = b"".join(u8(16 * i + 4 if (16 * i + 4) % 6 == 4 else 16 * i + 10) for i in range(4)) + u8(29)
+    data = attr(n["A_IO_DATA"], b"d" * 32)
+    for registered in (0, 1):
+        for op in range(6):
+            yield u8(registered) + request(7, op, 4096, 512) + done + request(7, op, 0, 1 << 20) + done
+            yield u8(registered) + b"".join(request(c, op, 0, 4096) for c in range(6)) + done
+        yield u8(registered) + request(9, 1, 0, 32, data) + done
+        yield u8(registered) + request(9, 1, 0, 64, data) + msg(
+            n["CMD_IO_DATA"], attr(n["A_IO_COOKIE"], struct.pack("<Q", 9)), data) + done
+        one = struct.pack("<QQQIIII", 1, 0, 4096, 0, 512, 0, 0)
+        for size in (16, 24, 32, 40, 48, 56, 63):
+            yield u8(registered) + msg(n["CMD_IO_REQUESTS"], attr(n["A_IO_REQUESTS"], one[:size].ljust(size, b"\0")))
+        yield u8(registered) + u8(1, 16, 0) + request(1, 0, 0, 512) + u8(0, 20) + b"\x14\0\0\0" * 5
+
+
+def seed_numbers():
+    """Enumerators of uapi/linux/spicebd.h, as the compiler counts them."""
+    import re
+    import subprocess
+    top = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+    text = open(os.path.join(top, "uapi/linux/spicebd.h")).read()
+    names = sorted(set(re.findall(r"\bSPICEBD_((?:CMD|A)_IO_[A-Z]+)\b", text)))
+    names = [n for n in names if not n.endswith("MAX")]
+    body = "".join(f'printf("{n} %d\\n", SPICEBD_{n});' for n in names)
+    code = f'#include <linux/spicebd.h>\n#include <stdio.h>\nint main(void){{{body}return 0;}}'
+    subprocess.run(["gcc", "-xc", "-", "-I", os.path.join(top, "uapi"), "-o", "/tmp/seed-numbers"],
+                   input=code.encode(), check=True)
+    out = subprocess.run(["/tmp/seed-numbers"], capture_output=True, text=True, check=True).stdout
+    os.unlink("/tmp/seed-numbers")
+    return {k: int(v) for k, v in (line.split() for line in out.splitlines())}
+
+
+def state():
+    """What a spicebdd writes, of each kind of source, and members of wrong kinds."""
+    import json
+    medium = {
+        "index": 0, "id": "11" * 16, "name": "a.iso", "read-only": True, "kind": 1,
+        "connections": 1, "clean": False, "cache": -1, "read-ahead": -1,
+        "export": {"size": 1 << 20, "min-block": 1, "pref-block": 4096, "max-payload": 1 << 25,
+                   "server-read-only": True, "flush": True, "fua": True, "trim": False,
+                   "zero": False, "multi": True, "rotational": False, "digest": "22" * 32},
+    }
+    sources = [
+        {"type": "nbd", "uri": "nbd://h/x", "name": "x", "resend": False},
+        {"type": "spice", "uri": "spice:l/m", "name": "m", "link": "l", "medium": "m",
+         "medium-id": "33" * 16, "incarnation": "44" * 16, "boot-id": "55" * 16, "durable": True},
+        {"type": "file", "uri": "/x", "name": "x", "id": "6" * 32, "incarnation": "44" * 16,
+         "node-name": "n", "read-only": True, "no-discard": True, "filename": "/x"},
+    ]
+    media = []
+    for i, s in enumerate(sources):
+        media.append(dict(medium, index=i % 2, source=s))
+        yield json.dumps({"version": 1, "media": [media[-1]]}).encode()
+    yield json.dumps({"version": 1, "media": media[:2]}).encode()
+    yield json.dumps({"version": 1, "media": [], "nbd-server": {
+        "id": "7" * 32, "address": {"type": "unix", "path": "/x"}, "max-connections": 3,
+        "exports": [{"id": "e", "node-name": "n", "name": "x", "number": 1, "writable": True}]}}).encode()
+    for wrong in (5, "x", None, [], {}, 1e300, -1):
+        for key in ("index", "id", "name", "source", "export", "kind"):
+            yield json.dumps({"version": 1, "media": [dict(media[0], **{key: wrong})]}).encode()
+        for src in sources:
+            for key in src:
+                yield json.dumps({"version": 1, "media": [
+                    dict(medium, source=dict(src, **{key: wrong}))]}).encode()
+        for key in ("version", "media", "nbd-server"):
+            yield json.dumps(dict({"version": 1, "media": []}, **{key: wrong})).encode()
+        yield json.dumps({"version": 1, "media": [
+            dict(media[0], export=dict(medium["export"], digest=wrong, size=wrong))]}).encode()
+
+
+def handshake():
+    """Servers that negotiate well, up to reads, with properties of all kinds."""
+    def opt(option, type_, data=b""):
+        return u8(2, option, type_, len(data)) + data
+
+    def export(size, shift, flags, tail=b""):
+        return u8(1, 3) + opt(8, 1) + u8(3) + u32(size) + u8(shift) + u16(flags) + tail + u8(7, 7)
+    desc = opt(7, 3, struct.pack(">H", 2) + b"a disc") + opt(7, 3, struct.pack(">H", 1) + b"name")
+    blocks = [(1, 4096, 1 << 25), (512, 512, 512), (0, 0, 0), (3, 5, 7), (1 << 31, 1 << 31, 1 << 31)]
+    for flags in (1, 3, 0x1ff, 0xffff, 0):
+        for size, shift in ((1, 20), (1, 9), (0, 0), (0x7fffffff, 32), (0xffffffff, 32), (511, 0), (1, 62)):
+            yield export(size, shift, flags) + b"".join(u8(5, 0, n, 8) for n in range(1, 20))
+            yield export(size, shift, flags, desc) + b"".join(
+                u8(6, 1, 1, n) + u32(0) + u8(8) for n in range(1, 8))
+    for b in blocks:
+        yield export(1, 24, 3, u8(4) + u32(*b) + desc) + b"".join(u8(5, 0, n, 8) for n in range(1, 20))
+    yield export(1, 20, 3) + u8(5, 5, 1, 0) + u8(5, 5, 2, 0) + u8(5, 99, 3, 0)
+    yield u8(1, 3) + opt(8, 0x81) + opt(7, 0x86, b"no such export")
+    yield u8(1, 1) + opt(8, 1) + opt(7 + 128, 3, b"") + u32(0xffffffff)
+    yield u8(1, 0) + struct.pack("<QI", 1 << 20, 0)
+    yield u8(0, 18) + b"NBDMAGIC" + b"\0\0\x42\x02\x81\x86\x12\x53" + b"\0\0"
+    yield u8(0, 5) + b"SSH-2"
+    yield u8(1, 3) + opt(8, 1) + desc * 40 + opt(7, 1)
+
+
+def probe():
+    """What an nbdkit answers."""
+    def piece(*b):
+        return b"".join(u8(len(x)) + x for x in b)
+
+    def reply(type_, data=b""):
+        return struct.pack(">QIII", 0x3e889045565a9, 6, type_, len(data)) + data
+    hello = b"NBDMAGICIHAVEOPT\0\3"
+    info = reply(3, struct.pack(">HQH", 0, 1 << 20, 3))
+    yield piece(hello, info + info, reply(1))
+    yield piece(hello + info + reply(1))
+    yield piece(*[bytes([c]) for c in hello + info + reply(1)])
+    yield piece(hello, reply(0x80000006, b"unknown export"))
+    yield piece(hello, struct.pack(">QIII", 0x3e889045565a9, 6, 3, 60000), b"x" * 250, b"x" * 250)
+    yield piece(hello, struct.pack(">QIII", 1, 6, 3, 0))
+
+
+def supervisor():
+    """Each request, and what is none."""
+    def ask(text, how=0, op=1):
+        return u8(op, how) + u16(len(text)) + text
+    for text in (b"ping", b"ping\n", b"link-start a", b"link-start ../x", b"link-stop a",
+                 b"link-stop " + b"x" * 300, b"what", b"", b"\0", b"p" * 599):
+        yield u8(1) + ask(text) + u8(3)
+        yield u8(0) + ask(text) + u8(3) + u8(0) + ask(text, 33) + u8(3) + u8(0) + ask(text, 32 + 19)
+    yield u8(1) + ask(b"link-stop a") + u8(0 + 66) + ask(b"link-stop a", op=65) + u8(5) + u8(3)
+    yield u8(1) + ask(b"stop") + u8(0, 66) + ask(b"link-start a", op=65) + u8(5 + 24) + u8(3)
+    yield u8(1) + (u8(0) + u8(4 + 6)) * 20 + u8(0, 66, 132, 192) + ask(b"ping") + u8(3)
 
 
 def main():

@@ -690,15 +690,15 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct script s = { data, size };
-	int fd;
+	int fds;
 
 	settle();
-	fd = lowest_fd();
+	fds = open_fds();
 	fuzz_clock_reset();
 	begin();
 	while (s.left)
 		step(&s);
 	end();
-	must(lowest_fd() == fd);
+	must(open_fds() == fds);
 	return 0;
 }

@@ -176,7 +176,7 @@ static void step(struct script *s)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct script s = { data, size };
-	int sv[2], fd = lowest_fd();
+	int sv[2], fds = open_fds();
 	uint8_t how = take8(&s);
 
 	must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) == 0);
@@ -203,6 +203,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	close(peer);
 	close(lib);
-	must(lowest_fd() == fd);
+	must(open_fds() == fds);
 	return 0;
 }
