@@ -373,14 +373,21 @@ int sbd_netlink_fill(struct sk_buff *skb, struct sbd_drive *d, u32 portid,
 	return ret;
 }
 
-static int reply_drive(struct genl_info *info, struct sbd_drive *d, u8 cmd,
-		       bool manager)
+/*
+ * Room for an answer. A command that changes something allocates it first: it
+ * is not to fail for want of memory once it has taken effect.
+ */
+static struct sk_buff *new_reply(void)
 {
-	struct sk_buff *skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
+	return genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
+}
+
+/* These use up their skb. */
+static int reply_drive(struct sk_buff *skb, struct genl_info *info,
+		       struct sbd_drive *d, u8 cmd, bool manager)
+{
 	int ret;
 
-	if (!skb)
-		return -ENOMEM;
 	ret = sbd_netlink_fill(skb, d, info->snd_portid, info->snd_seq, 0,
 			       cmd, -1, manager);
 	if (ret) {
@@ -393,16 +400,19 @@ static int reply_drive(struct genl_info *info, struct sbd_drive *d, u8 cmd,
 static int sbd_drive_get_doit(struct sk_buff *skb, struct genl_info *info)
 {
 	const struct nlattr *index = info->attrs[SPICEBD_A_DRIVE_INDEX];
+	struct sk_buff *reply;
 	struct sbd_drive *d;
-	int ret;
+	int ret = -ENOMEM;
 
 	if (!index)
 		return missing(info, "no drive index");
 	d = sbd_drive_get(nla_get_u32(index));
 	if (!d)
 		return say(info, -ENODEV, "there is no such drive");
-	ret = reply_drive(info, d, SPICEBD_CMD_DRIVE_GET,
-			  manages(NETLINK_CB(skb).sk, d->index));
+	reply = new_reply();
+	if (reply)
+		ret = reply_drive(reply, info, d, SPICEBD_CMD_DRIVE_GET,
+				  manages(NETLINK_CB(skb).sk, d->index));
 	sbd_drive_put(d);
 	return ret;
 }
@@ -465,6 +475,7 @@ static int sbd_drive_add_doit(struct sk_buff *skb, struct genl_info *info)
 {
 	struct nlattr **attrs = info->attrs;
 	struct sbd_drive_params p;
+	struct sk_buff *reply;
 	struct sbd_drive *d;
 	const char *why = NULL;
 	int ret;
@@ -494,10 +505,15 @@ static int sbd_drive_add_doit(struct sk_buff *skb, struct genl_info *info)
 		return say(info, -EINVAL,
 			   "the largest request is not a power of two");
 
+	reply = new_reply();
+	if (!reply)
+		return -ENOMEM;
 	d = sbd_drive_add(&p, &why);
-	if (IS_ERR(d))
+	if (IS_ERR(d)) {
+		nlmsg_free(reply);
 		return say(info, PTR_ERR(d), why);
-	ret = reply_drive(info, d, SPICEBD_CMD_DRIVE_ADD, true);
+	}
+	ret = reply_drive(reply, info, d, SPICEBD_CMD_DRIVE_ADD, true);
 	sbd_drive_put(d);
 	return ret;
 }
@@ -555,15 +571,12 @@ static int not_attached(struct genl_info *info, int ret)
 	return ret;
 }
 
-static int reply_keys(struct genl_info *info, u8 cmd, u32 index, u32 nr,
-		      u8 (*keys)[SPICEBD_KEY_LEN])
+static int reply_keys(struct sk_buff *skb, struct genl_info *info, u8 cmd,
+		      u32 index, u32 nr, u8 (*keys)[SPICEBD_KEY_LEN])
 {
-	struct sk_buff *skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
 	void *header;
 	u32 i;
 
-	if (!skb)
-		return -ENOMEM;
 	header = genlmsg_put_reply(skb, info, &sbd_family, 0, cmd);
 	if (!header || nla_put_u32(skb, SPICEBD_A_HELPER_INDEX, index))
 		goto fail;
@@ -585,22 +598,28 @@ static int answer_keys(struct sk_buff *skb, struct genl_info *info, u8 cmd)
 	u8 keys[SPICEBD_MAX_KEYS][SPICEBD_KEY_LEN];
 	bool attach = cmd == SPICEBD_CMD_ATTACH;
 	struct sock *sk = NETLINK_CB(skb).sk;
+	struct sk_buff *reply;
 	struct sbd_drive *d;
 	int ret;
 
 	d = helped_drive(skb, info);
 	if (IS_ERR(d))
 		return PTR_ERR(d);
-	if (attach)
+	reply = new_reply();
+	if (!reply)
+		ret = -ENOMEM;
+	else if (attach)
 		ret = sbd_helper_attach(d, sk, info->snd_portid, nr, keys);
 	else
 		ret = sbd_helper_new_keys(d, sk, nr, keys);
 	if (ret == -EBUSY)
 		say(info, ret, "a helper is attached to the drive");
 	if (!ret) {
-		ret = reply_keys(info, cmd, d->index, nr, keys);
+		ret = reply_keys(reply, info, cmd, d->index, nr, keys);
 		if (ret && attach)
 			sbd_helper_detach(d, sk);
+	} else {
+		nlmsg_free(reply);
 	}
 	memzero_explicit(keys, sizeof(keys));
 	sbd_drive_put(d);
@@ -645,13 +664,11 @@ static int sbd_link_report_doit(struct sk_buff *skb, struct genl_info *info)
 	return not_attached(info, ret);
 }
 
-static int reply_bind(struct genl_info *info, const struct sbd_sock *s)
+static int reply_bind(struct sk_buff *skb, struct genl_info *info,
+		      const struct sbd_sock *s)
 {
-	struct sk_buff *skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
 	void *header;
 
-	if (!skb)
-		return -ENOMEM;
 	header = genlmsg_put_reply(skb, info, &sbd_family, 0,
 				   SPICEBD_CMD_QUEUE_BIND);
 	if (!header ||
@@ -670,6 +687,7 @@ static int sbd_queue_bind_doit(struct sk_buff *skb, struct genl_info *info)
 	struct nlattr **attrs = info->attrs;
 	const char *why = NULL;
 	struct sbd_bind b = {};
+	struct sk_buff *reply;
 	struct sbd_sock *s;
 	unsigned int noio;
 	int ret;
@@ -688,11 +706,16 @@ static int sbd_queue_bind_doit(struct sk_buff *skb, struct genl_info *info)
 		if (!b.buffer_len)
 			return missing(info, "a buffer of no length");
 	}
+	reply = new_reply();
+	if (!reply)
+		return -ENOMEM;
 	s = sbd_sock_bind(&b, NETLINK_CB(skb).sk, info->snd_portid, &noio,
 			  &why);
-	if (IS_ERR(s))
+	if (IS_ERR(s)) {
+		nlmsg_free(reply);
 		return say(info, PTR_ERR(s), why);
-	ret = reply_bind(info, s);
+	}
+	ret = reply_bind(reply, info, s);
 	sbd_sock_bound(s, noio, !ret);
 	return ret;
 }
@@ -742,13 +765,11 @@ static int parse_medium(struct genl_info *info, struct sbd_medium *m)
 	return 0;
 }
 
-static int reply_generation(struct genl_info *info, u32 index, u64 generation)
+static int reply_generation(struct sk_buff *skb, struct genl_info *info,
+			    u32 index, u64 generation)
 {
-	struct sk_buff *skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
 	void *header;
 
-	if (!skb)
-		return -ENOMEM;
 	header = genlmsg_put_reply(skb, info, &sbd_family, 0,
 				   SPICEBD_CMD_MEDIUM_INSERT);
 	if (!header || nla_put_u32(skb, SPICEBD_A_DRIVE_INDEX, index) ||
@@ -784,6 +805,7 @@ static const char *verb_why(int error)
 
 static int sbd_medium_insert_doit(struct sk_buff *skb, struct genl_info *info)
 {
+	struct sk_buff *reply;
 	const char *why = NULL;
 	struct sbd_medium m;
 	struct sbd_drive *d;
@@ -805,13 +827,18 @@ static int sbd_medium_insert_doit(struct sk_buff *skb, struct genl_info *info)
 		say(info, ret, why);
 		goto out;
 	}
+	ret = -ENOMEM;
+	reply = new_reply();
+	if (!reply)
+		goto out;
 	ret = sbd_verb(d, SBD_VERB_INSERT, 0, &m, &generation);
-	if (ret == -EBUSY)
-		say(info, ret, "an older medium is still open");
-	else if (ret)
-		say(info, ret, verb_why(ret));
-	else
-		ret = reply_generation(info, d->index, generation);
+	if (ret) {
+		say(info, ret, ret == -EBUSY ? "an older medium is still open" :
+					       verb_why(ret));
+		nlmsg_free(reply);
+	} else {
+		ret = reply_generation(reply, info, d->index, generation);
+	}
 out:
 	sbd_drive_put(d);
 	return ret;
