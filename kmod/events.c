@@ -11,8 +11,9 @@
  * @d: the drive
  * @event: what happened; the message also carries the drive's state
  *
- * Context: process, may sleep. A message that cannot be allocated is lost, as
- * one is that a listener has no room for: listeners read the state anew then.
+ * Context: process, may sleep. Where there is no memory for the message,
+ * listeners are told that they missed one (ENOBUFS), as netlink does if it is
+ * they who have no room: they read the state anew then.
  */
 void sbd_event(struct sbd_drive *d, enum spicebd_event event)
 {
@@ -21,8 +22,10 @@ void sbd_event(struct sbd_drive *d, enum spicebd_event event)
 	if (!READ_ONCE(sbd_netlink_up))
 		return;
 	skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_NOIO);
-	if (!skb)
+	if (!skb) {
+		genl_set_err(&sbd_family, &init_net, 0, 0, -ENOBUFS);
 		return;
+	}
 	if (sbd_netlink_fill(skb, d, 0, 0, 0, SPICEBD_CMD_DRIVE_NTF, event,
 			     false)) {
 		nlmsg_free(skb);
