@@ -16,11 +16,16 @@
  * Hidden: capacity 0, users told, partitions gone, then one such uevent.
  */
 #include <linux/backing-dev.h>
+#include <linux/delay.h>
 #include <linux/kobject.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 
 #include "drive.h"
+
+/* How often, and after how long, a uevent that found no memory is sent again. */
+#define SBD_ANNOUNCE_TRIES		20
+#define SBD_ANNOUNCE_WAIT_MS		50
 
 /* What is discarded or zeroed at once unless the medium says otherwise. */
 #define SBD_DEFAULT_MAX_DISCARD		(1024U * 1024 * 1024)
@@ -242,12 +247,19 @@ static void count_medium(struct sbd_drive *d)
 	clear_bit(GD_NEED_PART_SCAN, &d->disk->state);
 }
 
-/* One uevent, and what belongs to it. Context: the work item. */
+/*
+ * One uevent, and what belongs to it. Nobody asks again whether there is another
+ * medium, so where there is no memory to say so, it is tried for a while.
+ * Context: the work item.
+ */
 static void announce(struct sbd_drive *d)
 {
 	char *envp[] = { "DISK_MEDIA_CHANGE=1", NULL };
+	int tries = SBD_ANNOUNCE_TRIES;
 
-	kobject_uevent_env(&disk_to_dev(d->disk)->kobj, KOBJ_CHANGE, envp);
+	while (kobject_uevent_env(&disk_to_dev(d->disk)->kobj, KOBJ_CHANGE,
+				  envp) == -ENOMEM && --tries)
+		msleep(SBD_ANNOUNCE_WAIT_MS);
 	atomic_set(&d->media_event, 1);
 	sbd_stats_add(d, SPICEBD_A_STATS_MEDIUM_CHANGES, 1);
 }
