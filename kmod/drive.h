@@ -205,6 +205,7 @@ struct sbd_owed {
  * @bytes: what they may take of the receive buffer
  * @max_bytes: credit, bytes
  * @waiting: hardware queues that found no credit
+ * @starved: jiffies since when there is none, or 0
  * @nr_owed: answers in @owed
  * @batch: requests of @out that were not sent yet (with @bufs)
  * @nr_batch: how many
@@ -238,6 +239,7 @@ struct sbd_sock {
 	struct sk_buff *batch;
 	u32 nr_batch;
 	unsigned long waiting;
+	unsigned long starved;
 	unsigned long last_answer;
 
 	struct sk_buff_head backlog;
@@ -492,6 +494,7 @@ int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 		       const void *data, u32 len, const char **why);
 int sbd_queue_answers(struct sbd_sock *s, const struct spicebd_io_answer *list,
 		      u32 nr, const char **why);
+void sbd_queue_refuse(struct sbd_sock *s, const char *why);
 
 /* wire.c */
 u32 sbd_wire_cost(u32 op, u32 length);
@@ -568,6 +571,7 @@ void sbd_event_probe_work(struct work_struct *work);
 extern const struct attribute_group *sbd_sysfs_groups[];
 u64 sbd_stats_read(struct sbd_drive *d, unsigned int which);
 u32 sbd_drive_state(const struct sbd_drive *d);
+void sbd_stats_stray(void);
 
 static inline void sbd_stats_add(struct sbd_drive *d, unsigned int which,
 				 u64 n)

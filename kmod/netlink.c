@@ -929,13 +929,16 @@ struct piece {
 	u32 len;
 };
 
-static int parse_piece(struct genl_info *info, struct piece *p)
+static int parse_piece(struct genl_info *info, struct piece *p,
+		       const char **why)
 {
 	struct nlattr **attrs = info->attrs;
 
 	memset(p, 0, sizeof(*p));
-	if (!attrs[SPICEBD_A_IO_COOKIE])
-		return missing(info, "no cookie");
+	if (!attrs[SPICEBD_A_IO_COOKIE]) {
+		*why = "no cookie";
+		return -EINVAL;
+	}
 	p->cookie = nla_get_u64(attrs[SPICEBD_A_IO_COOKIE]);
 	if (attrs[SPICEBD_A_IO_DATA_OFFSET])
 		p->offset = nla_get_u32(attrs[SPICEBD_A_IO_DATA_OFFSET]);
@@ -951,8 +954,10 @@ static struct sbd_sock *bound_sock(struct sk_buff *skb,
 {
 	struct sbd_sock *s = sbd_sock_find(NETLINK_CB(skb).sk);
 
-	if (!s)
+	if (!s) {
+		sbd_stats_stray();
 		say(info, -ENOTCONN, "this socket is not bound to a drive");
+	}
 	return s;
 }
 
@@ -968,16 +973,20 @@ static int take_reply(struct sk_buff *skb, struct genl_info *info, bool last)
 	s = bound_sock(skb, info);
 	if (!s)
 		return -ENOTCONN;
-	ret = parse_piece(info, &p);
-	if (!ret && !last && !p.data)
-		ret = missing(info, "no data");
-	if (!ret && last) {
+	ret = parse_piece(info, &p, &why);
+	if (!ret && !last && !p.data) {
+		why = "no data";
+		ret = -EINVAL;
+	}
+	if (ret) {
+		sbd_queue_refuse(s, why);
+	} else if (last) {
 		/* A piece's policy, and so its attributes, end before this. */
 		error = info->attrs[SPICEBD_A_IO_ERROR];
 		ret = sbd_queue_complete(s, p.cookie,
 					 error ? nla_get_u32(error) : 0,
 					 p.offset, p.data, p.len, &why);
-	} else if (!ret) {
+	} else {
 		ret = sbd_queue_data(s, p.cookie, p.offset, p.data, p.len,
 				     &why);
 	}
@@ -1005,11 +1014,14 @@ static int sbd_io_answers_doit(struct sk_buff *skb, struct genl_info *info)
 	s = bound_sock(skb, info);
 	if (!s)
 		return -ENOTCONN;
-	if (!list || nla_len(list) % sizeof(struct spicebd_io_answer))
-		ret = missing(info, "no whole answers");
-	else
+	if (!list || nla_len(list) % sizeof(struct spicebd_io_answer)) {
+		why = "no whole answers";
+		sbd_queue_refuse(s, why);
+		ret = -EINVAL;
+	} else {
 		ret = sbd_queue_answers(s, nla_data(list), nla_len(list) /
 					sizeof(struct spicebd_io_answer), &why);
+	}
 	sbd_sock_put(s);
 	return say(info, ret, why);
 }

@@ -16,6 +16,11 @@
  * put the request back on its list; what saves the request then is that with
  * BLK_STS_RESOURCE (not DEV_RESOURCE) the block layer itself runs the queue
  * again a little later.
+ *
+ * Such a request is not started, so the block layer's timeout does not watch
+ * over it, and what took the credit may be requests that were ended early, whose
+ * answers never come. Whoever finds no credit therefore looks itself whether the
+ * helper has gone silent.
  */
 #include <linux/bottom_half.h>
 #include <linux/sched/mm.h>
@@ -108,6 +113,7 @@ static unsigned long drop_out(struct sbd_sock *s, struct sbd_io *io)
 	if (s->bufs)
 		sbd_bufs_put(s->bufs, &io->part);
 	s->waiting = 0;
+	s->starved = 0;
 	return waiting;
 }
 
@@ -171,6 +177,14 @@ static bool credit_for(const struct sbd_sock *s, u32 cost)
 		cost <= s->max_bytes - s->bytes);
 }
 
+/* Whoever gives credit back runs the queue; sock->lock held. */
+static void wait_for_credit(struct sbd_sock *s, u32 queue)
+{
+	__set_bit(queue, &s->waiting);
+	if (!s->starved)
+		s->starved = jiffies | 1;
+}
+
 /* sock->lock held. Return: as hold_io(), or -ENOBUFS without credit. */
 static int may_file(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		    const struct sbd_io *io)
@@ -181,7 +195,7 @@ static int may_file(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		return -EIO;
 	if (credit_for(s, io->cost))
 		return 0;
-	__set_bit(queue, &s->waiting);
+	wait_for_credit(s, queue);
 	return -ENOBUFS;
 }
 
@@ -219,7 +233,7 @@ static bool has_credit(struct sbd_sock *s, u32 queue, u32 cost)
 	spin_lock(&s->lock);
 	ret = s->dead || credit_for(s, cost);
 	if (!ret)
-		__set_bit(queue, &s->waiting);
+		wait_for_credit(s, queue);
 	spin_unlock(&s->lock);
 	return ret;
 }
@@ -270,7 +284,7 @@ static int reserve(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 	if (!ret && moves_data(io->op)) {
 		ret = sbd_bufs_get(s->bufs, io->length, &io->part);
 		if (ret)
-			__set_bit(queue, &s->waiting);
+			wait_for_credit(s, queue);
 	}
 	spin_unlock(&s->lock);
 	return ret;
@@ -373,6 +387,38 @@ static void sbd_commit_rqs(struct blk_mq_hw_ctx *hctx)
 	sbd_sock_put(s);
 }
 
+/*
+ * Has the helper given no answer to anything since @since, for longer than it
+ * may? drive->lock held.
+ */
+static void check_stall(struct sbd_drive *d, unsigned long since)
+{
+	struct sbd_sock *s;
+
+	if (!d->stall_timeout || !d->nr_socks || d->stalled ||
+	    d->helper.link == SPICEBD_LINK_LOST)
+		return;
+	list_for_each_entry(s, &d->socks, node)
+		if (time_after(READ_ONCE(s->last_answer), since))
+			since = READ_ONCE(s->last_answer);
+	if (time_after(jiffies, since + d->stall_timeout * HZ)) {
+		d->stalled = true;
+		queue_work(sbd_wq, &d->helper_work);
+	}
+}
+
+/* A request found no credit. */
+static void check_starved(struct sbd_drive *d, struct sbd_sock *s)
+{
+	unsigned long since = READ_ONCE(s->starved);
+
+	if (!since)
+		return;
+	spin_lock(&d->lock);
+	check_stall(d, since);
+	spin_unlock(&d->lock);
+}
+
 static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 				 const struct blk_mq_queue_data *bd)
 {
@@ -412,6 +458,8 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 			ret = s->bufs ?
 			      give_out_batched(d, s, queue, io, bd->last) :
 			      give_out(d, s, queue, io);
+			if (ret == -ENOBUFS)
+				check_starved(d, s);
 			sbd_sock_put(s);
 		} else {
 			ret = hold_io(d, io);
@@ -461,23 +509,10 @@ static enum blk_eh_timer_return sbd_timeout(struct request *rq)
 {
 	struct sbd_drive *d = rq->q->queuedata;
 	const struct sbd_io *io = sbd_rq_io(rq);
-	unsigned long last;
-	struct sbd_sock *s;
 
 	spin_lock(&d->lock);
-	if (!d->stall_timeout || !d->nr_socks || d->stalled ||
-	    d->helper.link == SPICEBD_LINK_LOST ||
-	    READ_ONCE(io->state) != SBD_IO_OUT)
-		goto out;
-	last = READ_ONCE(io->sent);
-	list_for_each_entry(s, &d->socks, node)
-		if (time_after(READ_ONCE(s->last_answer), last))
-			last = READ_ONCE(s->last_answer);
-	if (time_after(jiffies, last + d->stall_timeout * HZ)) {
-		d->stalled = true;
-		queue_work(sbd_wq, &d->helper_work);
-	}
-out:
+	if (READ_ONCE(io->state) == SBD_IO_OUT)
+		check_stall(d, READ_ONCE(io->sent));
 	spin_unlock(&d->lock);
 	return BLK_EH_RESET_TIMER;
 }
@@ -734,6 +769,7 @@ static struct sbd_io *find_io(struct sbd_sock *s, u64 cookie, bool last,
 				sbd_bufs_put(s->bufs, &owed->part);
 			*waiting = s->waiting;
 			s->waiting = 0;
+			s->starved = 0;
 		}
 		return NULL;
 	}
@@ -811,7 +847,12 @@ static void meet_fate(struct sbd_drive *d, struct sbd_io *io,
 		end_io(d, io->rq, io->op, BLK_STS_IOERR);
 }
 
-static void refuse(struct sbd_sock *s, const char *why)
+/**
+ * sbd_queue_refuse - count and tell a reply that is worth nothing
+ * @s: the bound socket it came on
+ * @why: what is wrong with it
+ */
+void sbd_queue_refuse(struct sbd_sock *s, const char *why)
 {
 	sbd_stats_add(s->drive, SPICEBD_A_STATS_REFUSED, 1);
 	pr_warn_ratelimited("%s: refused a reply: %s\n",
@@ -842,7 +883,7 @@ int sbd_queue_data(struct sbd_sock *s, u64 cookie, u32 offset,
 
 	if (s->bufs) {
 		*why = "payload goes through the registered memory";
-		refuse(s, *why);
+		sbd_queue_refuse(s, *why);
 		return -EINVAL;
 	}
 	spin_lock(&s->lock);
@@ -859,7 +900,7 @@ int sbd_queue_data(struct sbd_sock *s, u64 cookie, u32 offset,
 	spin_unlock(&s->lock);
 
 	if (ret)
-		refuse(s, *why);
+		sbd_queue_refuse(s, *why);
 	else if (!ours)
 		meet_fate(s->drive, io, fate);
 	return ret;
@@ -893,7 +934,7 @@ int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 
 	if (s->bufs) {
 		*why = "a socket with registered memory answers in lists";
-		refuse(s, *why);
+		sbd_queue_refuse(s, *why);
 		return -EINVAL;
 	}
 	spin_lock(&s->lock);
@@ -926,7 +967,7 @@ int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 	spin_unlock(&s->lock);
 
 	if (ret) {
-		refuse(s, *why);
+		sbd_queue_refuse(s, *why);
 		return ret;
 	}
 	if (rq)
@@ -974,7 +1015,7 @@ static int take_answer(struct sbd_sock *s, u64 cookie, u32 error,
 
 	*waiting |= freed;
 	if (IS_ERR(io)) {
-		refuse(s, *why);
+		sbd_queue_refuse(s, *why);
 		return PTR_ERR(io);
 	}
 	if (rq)
@@ -1003,7 +1044,7 @@ int sbd_queue_answers(struct sbd_sock *s, const struct spicebd_io_answer *list,
 
 	if (!s->bufs) {
 		*why = "this socket has registered no memory";
-		refuse(s, *why);
+		sbd_queue_refuse(s, *why);
 		return -EINVAL;
 	}
 	for (i = 0; i < nr; i++) {

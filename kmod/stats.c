@@ -4,7 +4,12 @@
  *
  * One value for each file, in /sys/block/spicebdN/spicebd/.
  */
+#include <linux/atomic.h>
 #include <linux/device.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/ratelimit.h>
+#include <linux/sched.h>
 #include <linux/sysfs.h>
 
 #include "drive.h"
@@ -25,6 +30,41 @@ u64 sbd_stats_read(struct sbd_drive *d, unsigned int which)
 		sum += READ_ONCE(per_cpu_ptr(d->stats, cpu)->count[which]);
 	return sum;
 }
+
+/* Replies on sockets that are bound to no drive. */
+static atomic64_t sbd_strays = ATOMIC64_INIT(0);
+
+/**
+ * sbd_stats_stray - count and tell a reply on a socket that serves no drive
+ *
+ * Anybody can send one, so hardly any of them is told.
+ */
+void sbd_stats_stray(void)
+{
+	static DEFINE_RATELIMIT_STATE(limit, 60 * HZ, 1);
+
+	atomic64_inc(&sbd_strays);
+	if (__ratelimit(&limit))
+		pr_notice("refused a reply of %s (pid %d): its socket is bound to no drive\n",
+			  current->comm, task_tgid_nr(current));
+}
+
+static int strays_get(char *buf, const struct kernel_param *kp)
+{
+	return sysfs_emit(buf, "%lld\n", (long long)atomic64_read(&sbd_strays));
+}
+
+static int strays_set(const char *val, const struct kernel_param *kp)
+{
+	return -EPERM;
+}
+
+static const struct kernel_param_ops strays_ops = {
+	.get = strays_get,
+	.set = strays_set,
+};
+module_param_cb(stray_replies, &strays_ops, NULL, 0444);
+MODULE_PARM_DESC(stray_replies, "Read only: replies refused because their socket is bound to no drive");
 
 /**
  * sbd_drive_state - what is true of the drive right now
