@@ -79,7 +79,7 @@ JsonNode *qmp_call(struct qmp *q, const char *command, JsonObject *args, int fd,
 JsonObject *qmp_event(struct qmp *q, int timeout_ms, struct fault *f);
 
 /* daemon.c */
-enum daemon_how { DAEMON_MUST, DAEMON_IF_RUNNING };
+enum daemon_how { DAEMON_MUST, DAEMON_IF_RUNNING, DAEMON_IF_QUICK };
 
 struct qmp *daemon_connect(enum daemon_how how, struct fault *f);
 bool daemon_by_systemd(void);
@@ -102,7 +102,16 @@ int drive_pick(const char *name, bool (*fits)(const struct kernel_drive *d), con
 	       const char *several, struct kernel_drive *out, struct fault *f);
 bool drive_locked(const struct kernel_drive *d);
 
-/* Have spicebdd, if it runs, execute @command. @args: taken over */
+/*
+ * What is forced is done within a second, so spicebdd is given this long to answer
+ * and as long to greet; then the kernel is told directly.
+ */
+#define FORCE_MS	350
+
+/*
+ * Have spicebdd, if it runs, execute @command. @args: taken over; @timeout_ms: with
+ * FORCE_MS its greeting is not waited for any longer either
+ */
 int drive_by_daemon(const char *command, JsonObject *args, int timeout_ms, struct fault *f);
 
 /* Have the kernel do it, which takes no daemon. */

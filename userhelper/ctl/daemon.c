@@ -159,7 +159,8 @@ struct qmp *daemon_connect(enum daemon_how how, struct fault *f)
 		fault_set(f, EXIT_REFUSED, "the path of the run directory is too long");
 		return NULL;
 	}
-	q = qmp_open(path, "spicebdd", how == DAEMON_MUST ? GREETING_MS : GREETING_ASK_MS, f);
+	q = qmp_open(path, "spicebdd", how == DAEMON_MUST ? GREETING_MS :
+		     how == DAEMON_IF_QUICK ? FORCE_MS : GREETING_ASK_MS, f);
 	if (q || how != DAEMON_MUST || f->status != EXIT_NO_DAEMON)
 		return q;
 	if (!root && !strcmp(run_dir(), "/run/spicebd")) {

@@ -143,7 +143,8 @@ int drive_pick(const char *name, bool (*fits)(const struct kernel_drive *d), con
 
 int drive_by_daemon(const char *command, JsonObject *args, int timeout_ms, struct fault *f)
 {
-	struct qmp *q = daemon_connect(DAEMON_IF_RUNNING, f);
+	struct qmp *q = daemon_connect(timeout_ms > FORCE_MS ? DAEMON_IF_RUNNING :
+				       DAEMON_IF_QUICK, f);
 	g_autoptr(JsonNode) r = NULL;
 
 	if (!q) {

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "holders.h"
 
-#define FORCE_MS	1500	/* then the kernel is asked */
 #define DRIVE_MS	10000
 
 struct add {
@@ -183,28 +183,57 @@ int verb_add(const struct verb *v, int argc, char **argv)
 	return EXIT_DONE;
 }
 
-static int del(const struct kernel_drive *d, bool force, struct fault *f)
+static bool deleted(const struct kernel_drive *d)
 {
 	struct kernel_drive now;
 	struct fault ignored;
+
+	return drive_get(d->name, &now, &ignored) < 0;
+}
+
+static int del(const struct kernel_drive *d, bool force, struct fault *f)
+{
 	JsonObject *a = json_object_new();
 	int r;
 
 	json_object_set_string_member(a, "drive", d->name);
 	json_object_set_boolean_member(a, "force", force);
 	r = drive_by_daemon("spicebd-drive-del", a, force ? FORCE_MS : DRIVE_MS, f);
-	if (r < 0 && (f->status == EXIT_NO_DAEMON ||
-		      (force && drive_get(d->name, &now, &ignored) == 0)))
+	/* A daemon that was only late has done it; one that hangs is not waited for. */
+	if (r < 0 && force && f->status != EXIT_NO_DAEMON && deleted(d))
+		return 0;
+	if (r < 0 && (force || f->status == EXIT_NO_DAEMON))
 		r = drive_by_kernel(kernel_del, d, force, f);
 	if (r < 0 && !force)
 		busy_explain(d, "removes it", f);
 	return r;
 }
 
+/* Whoever still has it gets errors, and keeps the module from being removed. */
+static void tell_deleted(const struct kernel_drive *d, struct holders_devs *devs, bool json)
+{
+	char who[400];
+	bool held = holders_describe_devs(devs, 0, who, sizeof(who));
+
+	if (json) {
+		g_autoptr(JsonObject) o = drive_object(d->name);
+
+		if (held)
+			json_object_set_string_member(o, "still-held", who);
+		json_print_object(o);
+	} else if (held) {
+		printf("%s is removed; it was in use, and until they let go they get errors: %s\n",
+		       d->name, who);
+	} else {
+		printf("%s is removed\n", d->name);
+	}
+}
+
 int verb_del(const struct verb *v, int argc, char **argv)
 {
 	bool force = false, json = false;
 	struct kernel_drive d = { 0 };
+	struct holders_devs devs;
 	struct fault f = { 0 };
 	int r = verb_options(v, argc, argv, &json, &force);
 
@@ -212,14 +241,11 @@ int verb_del(const struct verb *v, int argc, char **argv)
 		return r;
 	if (argc - optind != 1)
 		return verb_usage(v, "name one drive");
-	if (drive_get(argv[optind], &d, &f) < 0 || del(&d, force, &f) < 0)
+	if (drive_get(argv[optind], &d, &f) < 0)
 		return fault_tell(&f);
-	if (json) {
-		g_autoptr(JsonObject) o = drive_object(d.name);
-
-		json_print_object(o);
-	} else {
-		printf("%s is removed\n", d.name);
-	}
+	holders_devs(d.name, &devs);
+	if (del(&d, force, &f) < 0)
+		return fault_tell(&f);
+	tell_deleted(&d, &devs, json);
 	return EXIT_DONE;
 }

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define ASK_MS		15000	/* the daemon gives the drive's user some time */
-#define FORCE_MS	1500	/* then the kernel is told directly */
 
 static bool has_medium(const struct kernel_drive *d)
 {

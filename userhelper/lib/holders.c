@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,15 +14,8 @@
 
 #include "text.h"
 
-#define DEVS_MAX	260	/* the drive and its partitions */
 #define NAMED_MAX	4	/* of each sort; the others are counted */
 #define SHOWN_MAX	200	/* bytes of one path */
-
-struct devs {
-	dev_t dev[DEVS_MAX];
-	bool mounted[DEVS_MAX];
-	int n;
-};
 
 struct line {
 	char *out;
@@ -44,19 +38,19 @@ static void add(struct line *l, const char *fmt, ...)
 
 /* ---- devices */
 
-static void add_dev(struct devs *v, const char *path)
+static void add_dev(struct holders_devs *v, const char *path)
 {
 	unsigned int maj, min;
 	FILE *f = fopen(path, "re");
 
 	if (!f)
 		return;
-	if (fscanf(f, "%u:%u", &maj, &min) == 2 && v->n < DEVS_MAX)
+	if (fscanf(f, "%u:%u", &maj, &min) == 2 && v->n < HOLDERS_DEVS_MAX)
 		v->dev[v->n++] = makedev(maj, min);
 	fclose(f);
 }
 
-static void find_devs(const char *name, struct devs *v)
+void holders_devs(const char *name, struct holders_devs *v)
 {
 	size_t len = strlen(name);
 	char path[600];
@@ -79,7 +73,7 @@ static void find_devs(const char *name, struct devs *v)
 	closedir(dir);
 }
 
-static int find(const struct devs *v, dev_t dev)
+static int find(const struct holders_devs *v, dev_t dev)
 {
 	for (int i = 0; i < v->n; i++)
 		if (v->dev[i] == dev)
@@ -106,7 +100,7 @@ static void unescape(char *s)
 	*to = '\0';
 }
 
-static unsigned int add_mounts(struct devs *v, struct line *l)
+static unsigned int add_mounts(struct holders_devs *v, struct line *l)
 {
 	char *line = NULL, where[4096], shown[SHOWN_MAX];
 	unsigned int maj, min, n = 0;
@@ -138,11 +132,11 @@ static unsigned int add_mounts(struct devs *v, struct line *l)
 
 /* ---- processes */
 
-static bool has_open(const struct devs *v, const char *pid)
+static bool has_open(const struct holders_devs *v, const char *pid)
 {
 	char path[300];
 	struct dirent *e;
-	struct stat st;
+	struct statx st;
 	bool found = false;
 	DIR *dir;
 
@@ -152,8 +146,10 @@ static bool has_open(const struct devs *v, const char *pid)
 		return false;
 	while (!found && (e = readdir(dir)))
 		found = isdigit((unsigned char)e->d_name[0]) &&
-			fstatat(dirfd(dir), e->d_name, &st, 0) == 0 &&
-			S_ISBLK(st.st_mode) && find(v, st.st_rdev) >= 0;
+			/* It may be a file of a server that does not answer. */
+			statx(dirfd(dir), e->d_name, AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 &&
+			S_ISBLK(st.stx_mode) &&
+			find(v, makedev(st.stx_rdev_major, st.stx_rdev_minor)) >= 0;
 	closedir(dir);
 	return found;
 }
@@ -173,7 +169,7 @@ static void name_of(const char *pid, char *out, size_t size)
 	fclose(f);
 }
 
-static unsigned int add_openers(const struct devs *v, struct line *l)
+static unsigned int add_openers(const struct holders_devs *v, struct line *l)
 {
 	const char *sep = l->len ? "; open by PID " : "open by PID ";
 	struct dirent *e;
@@ -198,21 +194,28 @@ static unsigned int add_openers(const struct devs *v, struct line *l)
 	return n;
 }
 
-bool holders_describe(const char *name, unsigned int users, char *out, size_t size)
+bool holders_describe_devs(struct holders_devs *v, unsigned int users, char *out, size_t size)
 {
 	struct line l = { .out = out, .size = size };
 	unsigned int mounts, openers, mounted = 0;
-	struct devs v;
 
 	out[0] = '\0';
-	find_devs(name, &v);
-	mounts = add_mounts(&v, &l);
-	openers = add_openers(&v, &l);
-	for (int i = 0; i < v.n; i++)
-		mounted += v.mounted[i];
+	memset(v->mounted, 0, sizeof(v->mounted));
+	mounts = add_mounts(v, &l);
+	openers = add_openers(v, &l);
+	for (int i = 0; i < v->n; i++)
+		mounted += v->mounted[i];
 	/* A mounted file system is one of those whom the kernel counts. */
 	if (!openers && users > mounted)
 		add(&l, "%sopen by %u program%s", mounts ? "; " : "", users - mounted,
 		    users - mounted == 1 ? "" : "s");
 	return l.len;
+}
+
+bool holders_describe(const char *name, unsigned int users, char *out, size_t size)
+{
+	struct holders_devs v;
+
+	holders_devs(name, &v);
+	return holders_describe_devs(&v, users, out, size);
 }

@@ -5,6 +5,18 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
+
+#define HOLDERS_DEVS_MAX	260	/* the drive and its partitions */
+
+/* The devices of a drive: to be remembered when it is about to be deleted. */
+struct holders_devs {
+	dev_t dev[HOLDERS_DEVS_MAX];
+	bool mounted[HOLDERS_DEVS_MAX];
+	int n;
+};
+
+void holders_devs(const char *name, struct holders_devs *v);
 
 /**
  * holders_describe() - name the users of a drive
@@ -18,5 +30,6 @@
  * mount, swap, or a device stacked on it
  */
 bool holders_describe(const char *name, unsigned int users, char *out, size_t size);
+bool holders_describe_devs(struct holders_devs *v, unsigned int users, char *out, size_t size);
 
 #endif /* SPICEBD_HOLDERS_H */
