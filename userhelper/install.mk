@@ -20,8 +20,8 @@ INSTALL ?= install
 bin_programs := spicebdctl spicebd-share
 sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-export spicebd-supervisor \
 	spicebd-mount
-plugin := nbdkit-spicebd-plugin.so
-# Beside the programs' directory, where spicebd-export looks for it.
+objects := nbdkit-spicebd-plugin.so spicebd-memlock.so
+# Beside the programs' directory, where they look for them.
 plugindir := $(prefix)/lib/spicebd
 units := $(notdir $(wildcard $(here)/systemd/*.socket))
 units_in := $(notdir $(basename $(wildcard $(here)/systemd/*.service.in)))
@@ -31,7 +31,7 @@ rules_in := $(notdir $(basename $(wildcard $(here)/udev/*.rules.in)))
 conf := $(sysconfdir)/spicebd/automount.conf
 
 installed := $(addprefix $(bindir)/,$(bin_programs)) $(addprefix $(sbindir)/,$(sbin_programs)) \
-	$(plugindir)/$(plugin) \
+	$(addprefix $(plugindir)/,$(objects)) \
 	$(addprefix $(unitdir)/,$(units) $(units_in)) $(addprefix $(udevdir)/,$(rules) $(rules_in)) \
 	$(sysusersdir)/spicebd.conf $(tmpfilesdir)/spicebd.conf
 
@@ -43,7 +43,7 @@ install-programs:
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(sbindir) $(DESTDIR)$(plugindir)
 	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(bin_programs)) $(DESTDIR)$(bindir)
 	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(sbin_programs)) $(DESTDIR)$(sbindir)
-	$(INSTALL) -m 644 $(O)/bin/$(plugin) $(DESTDIR)$(plugindir)
+	$(INSTALL) -m 644 $(addprefix $(O)/bin/,$(objects)) $(DESTDIR)$(plugindir)
 
 install-units:
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(unitdir) $(udevdir) $(sysusersdir) $(tmpfilesdir))

@@ -14,7 +14,7 @@ from procs import TOP, equal, ok, run
 PROGRAMS = {"bin": ["spicebdctl", "spicebd-share"],
             "sbin": ["spicebdd", "spicebd-link", "spicebd-nbdkit", "spicebd-export", "spicebd-supervisor",
                      "spicebd-mount"],
-            "lib/spicebd": ["nbdkit-spicebd-plugin.so"]}
+            "lib/spicebd": ["nbdkit-spicebd-plugin.so", "spicebd-memlock.so"]}
 UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service",
          "spicebd-mount@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
          "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]

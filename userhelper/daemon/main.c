@@ -25,6 +25,7 @@
 #include "log.h"
 #include "medium.h"
 #include "privs.h"
+#include "reclaim.h"
 #include "sock.h"
 #include "state.h"
 #include "work.h"
@@ -166,7 +167,7 @@ static int begin(struct derr *e)
 		r = drives_init(e);
 	if (r < 0)
 		return r;
-	privs_prepare_memory();
+	reclaim_prepare();
 	return privs_drop(e);
 }
 

@@ -8,9 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -104,23 +102,6 @@ int privs_queue_socket(struct derr *e)
 	return derr_set(e, reply ? reply : EIO, "cannot make a queue socket: %s",
 			reply == EPERM ? "spicebdd was started without CAP_NET_ADMIN" :
 			reply ? strerror(reply) : "the process that makes them has ended");
-}
-
-void privs_prepare_memory(void)
-{
-	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
-
-	/*
-	 * Memory may have to be freed by writing to our own drives: then nobody
-	 * who serves them may wait for memory.
-	 */
-	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
-		log_warn("cannot become an I/O flusher: %s", strerror(errno));
-	/* The limit counts for what is mapped later, without the capability. */
-	if (setrlimit(RLIMIT_MEMLOCK, &unlimited) < 0)
-		log_warn("cannot lift the limit of locked memory: %s", strerror(errno));
-	else if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-		log_warn("cannot lock memory: %s", strerror(errno));
 }
 
 int privs_drop(struct derr *e)

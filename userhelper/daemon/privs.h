@@ -25,11 +25,7 @@ int privs_opener_fd(void);
 /* A queue socket, or -errno. Waits for the other process a second at most. */
 int privs_queue_socket(struct derr *e);
 
-/*
- * I/O flusher, memory locked, then without a capability, for good. Threads made
- * afterwards inherit all of it.
- */
-void privs_prepare_memory(void);
+/* Without a capability, for good; of this thread and those it makes. */
 int privs_drop(struct derr *e);
 
 #endif /* SPICEBD_PRIVS_H */

@@ -56,21 +56,6 @@ bool clients_any(const struct server *s)
 	return false;
 }
 
-/* Beside this program (as built), or in lib/spicebd beside its directory. */
-static void plugin_path(char *path, size_t size)
-{
-	char self[PATH_MAX], *slash;
-	ssize_t n;
-
-	program_path(PLUGIN, path, size);
-	if (path[0] == '/' && access(path, R_OK) == 0)
-		return;
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	self[n > 0 ? n : 0] = '\0';
-	slash = strrchr(self, '/');
-	snprintf(path, size, "%.*s/../lib/spicebd/" PLUGIN, slash ? (int)(slash - self) : 0, self);
-}
-
 static void client_free(struct client *c)
 {
 	if (c->sock >= 0)
@@ -94,7 +79,7 @@ static int start(struct client *c, int child_ctl)
 		"--threads=" THREADS, plugin, "control=3", NULL,
 	};
 
-	plugin_path(plugin, sizeof(plugin));
+	program_object_path(PLUGIN, plugin, sizeof(plugin));
 	c->pid = childproc_spawn(argv, fds, 3, -1, false, &c->err);
 	return c->pid < 0 ? (int)c->pid : 0;
 }

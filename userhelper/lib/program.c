@@ -28,3 +28,18 @@ void program_path(const char *name, char *path, size_t size)
 	}
 	snprintf(path, size, "%s", name);
 }
+
+void program_object_path(const char *name, char *path, size_t size)
+{
+	char self[PATH_MAX], *slash;
+	ssize_t n;
+
+	program_path(name, path, size);
+	if (path[0] == '/' && access(path, R_OK) == 0)
+		return;
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	self[n > 0 ? n : 0] = '\0';
+	slash = strrchr(self, '/');
+	snprintf(path, size, "%.*s/../lib/spicebd/%s", slash ? (int)(slash - self) : 0, self,
+		 name);
+}

@@ -13,4 +13,11 @@
  */
 void program_path(const char *name, char *path, size_t size);
 
+/**
+ * program_object_path() - where a shared object of ours is
+ *
+ * Beside this program (as built), or in lib/spicebd beside its directory.
+ */
+void program_object_path(const char *name, char *path, size_t size);
+
 #endif /* SPICEBD_PROGRAM_H */

@@ -23,6 +23,7 @@
 #include "log.h"
 #include "loop.h"
 #include "port.h"
+#include "reclaim.h"
 #include "sandbox.h"
 #include "server.h"
 #include "sock.h"
@@ -253,6 +254,8 @@ static int run(const char *name, bool sandbox)
 
 	if (!conf_load(&conf, name))
 		return 2;	/* trying again would not help */
+	/* Before the first thread, and while we have the rights. */
+	reclaim_prepare();
 	if (loop_init() < 0 || !catch_signals()) {
 		log_err("cannot set up the event loop: %s", strerror(errno));
 		return 1;

@@ -2,9 +2,13 @@
 /* The nbdkit process. */
 #include "server.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "log.h"
+#include "program.h"
 #include "sock.h"
 
 enum { CHILD_LISTEN = 3, CHILD_MEDIUM, CHILD_LOCK };
@@ -24,8 +28,11 @@ int child_start(struct server *s)
 	};
 	const char *nbdkit = secure_getenv("SPICEBD_NBDKIT");
 	char entry[32], allowed[32], threads[16];
+	char memlock[PATH_MAX + 64];
 	char *argv[20];
 	int n = 0;
+
+	program_object_path("spicebd-memlock.so", memlock, sizeof(memlock));
 
 	snprintf(entry, sizeof(entry), "default-export=%d", CHILD_MEDIUM);
 	snprintf(allowed, sizeof(allowed), "exportname=%d", CHILD_MEDIUM);
@@ -50,6 +57,11 @@ int child_start(struct server *s)
 	argv[n] = NULL;
 
 	random_bytes(s->incarnation, sizeof(s->incarnation));
+	if (s->locked && access(memlock, R_OK) == 0)
+		setenv("LD_PRELOAD", memlock, 1);
+	else if (s->locked)
+		log_warn("nbdkit's memory is not locked: there is no %s", memlock);
 	s->pid = childproc_spawn(argv, fds, 3, -1, true, &s->err);
+	unsetenv("LD_PRELOAD");
 	return s->pid < 0 ? (int)s->pid : 0;
 }

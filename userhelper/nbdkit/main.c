@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "reclaim.h"
 #include "server.h"
 #include "sock.h"
 
@@ -74,6 +75,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	server_init(&s);
+	s.locked = reclaim_prepare();
 	s.sig_fd = block_signals();
 	if (s.sig_fd < 0) {
 		log_err("no signalfd: %s", strerror(-s.sig_fd));

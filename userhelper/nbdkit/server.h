@@ -59,6 +59,7 @@ struct server {
 	uint8_t incarnation[16];
 	long long deadline;		/* of the state; -1: none */
 	bool answered;			/* the job has its answer: we outlive the asker */
+	bool locked;			/* our memory is, so nbdkit can lock its own */
 	bool stopping;			/* ends when pid is gone */
 	int exit_status;
 	uint32_t fail_error;		/* why this start failed; 0 */

@@ -53,6 +53,21 @@ static pid_t fork_until_exec(void)
 	return r < 0 && (errno == ENOSYS || errno == EPERM) ? fork() : r;
 }
 
+/*
+ * As the units have it: memory may have to be freed by writing to a drive, and
+ * without its helpers a drive frees none. Not permitted: then not.
+ */
+static void spare_from_oom(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, "-900", 4) < 0)
+		log_debug("oom_score_adj: %s", strerror(errno));
+	close(fd);
+}
+
 pid_t spawn(const char *program, const char *arg, const int *fds, int n_fds,
 	    const char *fdnames, bool dies_with_us)
 {
@@ -78,6 +93,7 @@ pid_t spawn(const char *program, const char *arg, const int *fds, int n_fds,
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	setsid();
+	spare_from_oom();
 	pass(fds, n_fds, fdnames);
 	if (debug)
 		setenv("SPICEBD_DEBUG", "1", 1);
