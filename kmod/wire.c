@@ -180,6 +180,20 @@ static int put_payload(struct sk_buff *skb, struct request *rq, u32 offset,
 	return 0;
 }
 
+/*
+ * A new message. Whoever frees memory by writing to the drive may use the
+ * reserves for it; a socket would then be given nothing, and nobody be told,
+ * unless it were marked as one that helps to free memory. This one does.
+ */
+static struct sk_buff *new_message(size_t payload, gfp_t gfp)
+{
+	struct sk_buff *skb = genlmsg_new(payload, gfp);
+
+	if (skb)
+		skb->pfmemalloc = 0;
+	return skb;
+}
+
 static struct sk_buff *build_message(struct sbd_sock *s, u32 queue,
 				     struct request *rq,
 				     const struct sbd_io *io, u32 offset,
@@ -191,9 +205,11 @@ static struct sk_buff *build_message(struct sbd_sock *s, u32 queue,
 	void *header;
 	int ret;
 
-	skb = genlmsg_new(SBD_WIRE_ROOM + NLA_ALIGN(len),
+	/* The reserves are for small pieces: a large one is a convenience. */
+	skb = new_message(SBD_WIRE_ROOM + NLA_ALIGN(len),
 			  GFP_NOIO | __GFP_NOWARN |
-			  (len > PAGE_SIZE ? __GFP_NORETRY : 0));
+			  (len > PAGE_SIZE ? __GFP_NORETRY | __GFP_NOMEMALLOC :
+					     0));
 	if (!skb)
 		return NULL;
 	header = genlmsg_put(skb, s->portid, 0, &sbd_family, 0, cmd);
@@ -332,17 +348,23 @@ void sbd_wire_flush_work(struct work_struct *work)
  * @nr: requests that it is to hold. No more than need be: netlink copies a
  *	message that is mostly empty into a smaller one.
  *
- * Context: process; memory reclaim must not start I/O.
+ * A request may be what memory is freed by, so this does not wait for memory:
+ * it may use the reserves, of which credit limits how much, and fails when they
+ * are at their end.
+ *
+ * Context: process.
  *
  * Return: the message, to be used up by sbd_wire_batch_send() or freed, or
  * NULL.
  */
 struct sk_buff *sbd_wire_batch(struct sbd_sock *s, u32 nr)
 {
+	unsigned int reserves = memalloc_noreclaim_save();
 	struct sk_buff *skb;
 
-	skb = genlmsg_new(nla_total_size(SBD_WIRE_LIST(nr)),
+	skb = new_message(nla_total_size(SBD_WIRE_LIST(nr)),
 			  GFP_NOIO | __GFP_NOWARN);
+	memalloc_noreclaim_restore(reserves);
 	if (!skb)
 		return NULL;
 	if (!genlmsg_put(skb, s->portid, 0, &sbd_family, 0,
