@@ -5,7 +5,7 @@
 As a module: class Netlink speaks the family (commands, events), class Helper
 serves a drive from memory or a file, and can be told to misbehave.
 
-As a program: serves one drive until it is killed.
+As a program: serves one drive until it is killed; SIGUSR1 makes it silent.
 
     helper.py --drive 1 --size 64M [--read-only] [--file F] [--misbehave ...]
 
@@ -727,8 +727,13 @@ def main():
         how, _, value = a.misbehave.partition("=")
         h.behave = {"silent": silent, "die": die}.get(how) or (
             delayed(float(value)) if how == "delay" else hostile(how))
+    def fall_silent(*_):
+        h.behave = silent
+        print("silent", flush=True)
+    signal.signal(signal.SIGUSR1, fall_silent)
     print("ready", flush=True)
-    signal.pause()
+    while True:
+        signal.pause()
 
 
 if __name__ == "__main__":

@@ -21,36 +21,54 @@ from helper import (ATTACH, EJECT, IO_COMPLETE, IO_DATA, MANAGE, QUEUE_BIND,
 from tap import module, run, same, settle, sh
 
 
-def wrong_replies_are_refused():
-    with module("drives=disk", "queues=1"):
-        h = Helper(0, 8 << 20)
-        h.insert()
-        settle()
-        good = h.behave
-        for kind, error in (("cookie", errno.ENOENT), ("tag", errno.ENOENT),
-                            ("duplicate", errno.ENOENT),
-                            ("short", errno.EINVAL), ("long", errno.EINVAL),
-                            ("order", errno.EINVAL),
-                            ("write-data", errno.EINVAL),
-                            ("error-data", errno.EINVAL)):
-            h.queues[0].errors.clear()
-            before = h.ctl.stats(0)["refused"]
+WRONG = {"cookie": errno.ENOENT, "tag": errno.ENOENT,
+         "duplicate": errno.ENOENT, "short": errno.EINVAL,
+         "long": errno.EINVAL, "order": errno.EINVAL,
+         "write-data": errno.EINVAL, "error-data": errno.EINVAL}
+
+
+def wrong_replies(index, queues):
+    h = Helper(index, 8 << 20, queues=queues)
+    h.insert()
+    settle()
+    dev, good = "/dev/spicebd%d" % index, h.behave
+    for kind, error in WRONG.items():
+        if index == H.CDROM and kind == "write-data":
+            continue
+        for q in h.queues:
+            q.errors.clear()
+        before = h.ctl.stats(index)["refused"]
+        data = os.urandom(65536)
+        if index == H.CDROM:
+            # Nothing of it is cached: it was not open.
+            h.idle()
+            h.store.write(1 << 20, data)
             h.behave = hostile(kind)
-            data = os.urandom(65536)
-            fd = os.open("/dev/spicebd0", os.O_RDWR | os.O_SYNC)
+        else:
+            h.behave = hostile(kind)
+            fd = os.open(dev, os.O_RDWR | os.O_SYNC)
             os.pwrite(fd, data, 1 << 20)
             os.close(fd)
-            fd = os.open("/dev/spicebd0", os.O_RDONLY)
-            same(os.pread(fd, 65536, 1 << 20) == data, True, kind)
-            os.close(fd)
-            settle()
-            assert wait_until(lambda: h.queues[0].errors), kind
-            assert h.ctl.stats(0)["refused"] > before, kind
-            same(set(h.queues[0].errors), {error}, kind)
-            h.behave = good
-        same(h.ctl.stats(0)["errors"], 0, "errors")
-        same(h.eject_idle(), 0, "eject")
-        h.close()
+        fd = os.open(dev, os.O_RDONLY)
+        same(os.pread(fd, 65536, 1 << 20) == data, True, kind)
+        os.close(fd)
+        settle()
+        assert wait_until(lambda: any(q.errors for q in h.queues), 60), kind
+        assert h.ctl.stats(index)["refused"] > before, kind
+        same({e for q in h.queues for e in q.errors}, {error}, kind)
+        h.behave = good
+    same(h.ctl.stats(index)["errors"], 0, "errors")
+    same(h.eject_idle(), 0, "eject")
+    h.close()
+
+
+def wrong_replies_are_refused():
+    with module("drives=cdrom,disk", "queues=2"):
+        for index, queues in ((H.DISK, 1), (H.DISK, 2), (H.CDROM, 2)):
+            nl = Netlink()
+            assert wait_until(lambda: nl.drive(index)["helper"] !=
+                              H.HELPER_ATTACHED, 60)
+            wrong_replies(index, queues)
 
 
 def replies_on_another_socket():

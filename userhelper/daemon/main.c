@@ -156,6 +156,7 @@ static gboolean adopt_tick(gpointer arg)
 
 static int begin(struct derr *e)
 {
+	char why[120];
 	int r;
 
 	if (mkdir(run_dir(), 0755) < 0 && errno != EEXIST)
@@ -167,7 +168,9 @@ static int begin(struct derr *e)
 		r = drives_init(e);
 	if (r < 0)
 		return r;
-	reclaim_prepare();
+	reclaim_prepare(why, sizeof(why));
+	if (*why)
+		log_warn("%s: a machine that is short of memory may get stuck", why);
 	return privs_drop(e);
 }
 

@@ -2,25 +2,27 @@
 #include "reclaim.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
-#include "log.h"
-
-bool reclaim_prepare(void)
+bool reclaim_prepare(char *why, size_t size)
 {
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+	const char *what = NULL;
+	int flusher = prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0 ? errno : 0;
 
-	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
-		log_warn("cannot become an I/O flusher: %s", strerror(errno));
+	why[0] = '\0';
 	/* The limit counts for what is mapped later, without the capability. */
 	if (setrlimit(RLIMIT_MEMLOCK, &unlimited) < 0)
-		log_warn("cannot lift the limit of locked memory: %s", strerror(errno));
+		what = "lift the limit of locked memory";
 	else if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-		log_warn("cannot lock memory: %s", strerror(errno));
-	else
-		return true;
-	return false;
+		what = "lock memory";
+	if (what)
+		snprintf(why, size, "cannot %s: %s", what, strerror(errno));
+	else if (flusher)
+		snprintf(why, size, "cannot become an I/O flusher: %s", strerror(flusher));
+	return !what;
 }

@@ -7,6 +7,7 @@
 #define SPICEBD_RECLAIM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 /**
  * reclaim_prepare() - become one that memory may be freed through
@@ -14,14 +15,15 @@
  * Of this thread and those it starts: what the kernel allocates for them starts
  * no I/O, and they are not slowed down for what others have made dirty. Of the
  * whole process: its memory stays where it is. To be called as the first thread,
- * with CAP_SYS_RESOURCE and CAP_IPC_LOCK; what is not permitted is told, and
- * gone without.
+ * with CAP_SYS_RESOURCE and CAP_IPC_LOCK; what is not permitted is gone without.
  *
  * The two survive exec() differently: a program that is started has the first,
  * and has to lock its own memory.
  *
+ * @why: out: what was not permitted, for a warning, or ""
+ *
  * Return: true if memory is locked.
  */
-bool reclaim_prepare(void);
+bool reclaim_prepare(char *why, size_t size);
 
 #endif /* SPICEBD_RECLAIM_H */

@@ -229,9 +229,15 @@ static bool go(const char *name, const char *ports, bool sandbox)
 {
 	const char *user = conf.file.user[0] ? conf.file.user : NULL;
 
+	char why[120];
+
 	keep_ready_prepare();
+	/* Before the first thread, and while we have the rights. */
+	reclaim_prepare(why, sizeof(why));
 	if (sandbox && !sandbox_drop(user, conf.file.memory_max))
 		return false;
+	if (*why)
+		log_warn("%s: a machine that is short of memory may get stuck", why);
 	if (ports && !virtio_start(ports, sandbox, &session_params, &virtio_hooks))
 		return false;
 	if (ports)
@@ -254,8 +260,6 @@ static int run(const char *name, bool sandbox)
 
 	if (!conf_load(&conf, name))
 		return 2;	/* trying again would not help */
-	/* Before the first thread, and while we have the rights. */
-	reclaim_prepare();
 	if (loop_init() < 0 || !catch_signals()) {
 		log_err("cannot set up the event loop: %s", strerror(errno));
 		return 1;

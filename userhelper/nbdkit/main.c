@@ -63,6 +63,7 @@ static int take_job(struct server *s, int asker)
 int main(int argc, char **argv)
 {
 	struct server s;
+	char why[120];
 
 	log_init("spicebd-nbdkit", false);
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
@@ -75,7 +76,9 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	server_init(&s);
-	s.locked = reclaim_prepare();
+	s.locked = reclaim_prepare(why, sizeof(why));
+	if (*why)
+		log_warn("%s: a machine that is short of memory may get stuck", why);
 	s.sig_fd = block_signals();
 	if (s.sig_fd < 0) {
 		log_err("no signalfd: %s", strerror(-s.sig_fd));
