@@ -30,7 +30,43 @@ kill -9 "$(pgrep -x nbdkit)"
 wait $fio
 equal "its server is killed: fio verifies everything" $? 0
 equal "no request failed" "$(status 1 .stats.errors)" "$errors"
+generation=$(status 1 .generation)
+writes /dev/spicebd1
+kill -9 "$(pgrep -x spicebd-nbdkit)"
+wait $fio
+equal "its server's parent is killed: fio verifies everything" $? 0
+old=$(pgrep -o -x spicebdd)
+kill -9 "$old"
+check "spicebdd is killed, and is back" await 30 restarted "$old"
+check "it took over" await 30 is 1 .state ready
+writes /dev/spicebd1
+kill -9 "$(pgrep -x spicebd-nbdkit)"
+wait $fio
+equal "the parent once more: fio verifies everything" $? 0
+equal "still no request failed" "$(status 1 .stats.errors)" "$errors"
+equal "the same medium all the time" "$(status 1 .generation)" "$generation"
 check "eject" spicebdctl eject 1
+check "no server is left" await 30 sh -c '! pgrep -x spicebd-nbdkit && ! pgrep -x nbdkit'
+equal "nor a descriptor of the file" "$(find "/proc/$(pgrep -o -x spicebdd)/fd" -lname "$work/disk.img" | wc -l)" 0
+
+# A folder: its image is what is kept.
+mkdir "$work/folder"
+head -c 3M /dev/urandom >"$work/folder/data"
+check "a folder" spicebdctl insert --cdrom "$work/folder"
+sum=$(md5sum </dev/spicebd0)
+generation=$(status 0 .generation)
+touch "$work/folder/another"
+for victim in nbdkit spicebd-nbdkit; do
+	old=$(pgrep -x $victim)
+	kill -9 "$old"
+	check "its $victim is killed, and another serves" await 30 sh -c "n=\$(pgrep -x $victim) && [ \$n != $old ]"
+	check "it is ready" await 30 is 0 .state ready
+	echo 3 >/proc/sys/vm/drop_caches
+	equal "its image is what it was" "$(md5sum </dev/spicebd0)" "$sum"
+done
+equal "the same medium" "$(status 0 .generation)" "$generation"
+await 20 is 0 .openers 0
+check "eject" spicebdctl eject 0
 
 # A plain server, read-only: the same comes back, then another.
 head -c 16M /dev/urandom >"$work/a.img"

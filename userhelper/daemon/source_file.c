@@ -25,16 +25,31 @@
 #include "sock.h"
 
 #define CTL_TIMEOUT_MS	10000
+/* So that a request which ends its server does not do so for ever. */
+#define RESTARTS_MAX	5
+#define RESTART_WINDOW_MS	60000
 
 struct source_file {
 	struct source s;
-	int fd;				/* until the server has it */
+	/*
+	 * First what was given to us, then what the server serves: ours to keep,
+	 * so that another server can be started on it when this one is killed.
+	 * Guarded by fd_lock, as are the next two.
+	 */
+	int fd;
+	bool served;			/* fd is that: a folder's image, not the folder */
+	bool out;			/* the medium is: no more servers */
+	int restarts;
+	long long restarts_since;
 	bool fd_read_only;
 	bool folder;
 	char id[NBDKIT_ID_LEN + 1];
 	uint8_t incarnation[16];
 	bool started;
 };
+
+/* The tasks that open and resume a source, and the main thread that ends it. */
+static GMutex fd_lock;
 
 /* Servers that are being ended: their files may not be opened anew before. */
 static gint stopping;
@@ -44,14 +59,20 @@ static struct source_file *file_of(struct source *s)
 	return (struct source_file *)s;
 }
 
-static int wait_answer(int fd, struct nbdkit_answer *a, struct task *t, struct derr *e)
+/* @medium: out: the descriptor that came with it, or -1; NULL: none is wanted */
+static int wait_answer(int fd, struct nbdkit_answer *a, int *medium, struct task *t,
+		       struct derr *e)
 {
 	ssize_t n;
-	int r = task_poll(t, fd, POLLIN, "spicebd-nbdkit", e);
+	int r = task_poll(t, fd, POLLIN, "spicebd-nbdkit", e), got;
 
 	if (r < 0)
 		return r;
-	n = recv(fd, a, sizeof(*a), MSG_DONTWAIT);
+	n = sock_recv_fd(fd, a, sizeof(*a), &got);
+	if (medium)
+		*medium = got;
+	else if (got >= 0)
+		close(got);
 	if (n != sizeof(*a) || a->magic != NBDKIT_PROTO_MAGIC)
 		return derr_set(e, EPROTO, "spicebd-nbdkit ended without an answer: see its log");
 	a->text[sizeof(a->text) - 1] = '\0';
@@ -61,7 +82,7 @@ static int wait_answer(int fd, struct nbdkit_answer *a, struct task *t, struct d
 	return 0;
 }
 
-static int start_server(struct source_file *f, struct task *t, struct derr *e)
+static int start_server(struct source_file *f, int medium, struct task *t, struct derr *e)
 {
 	struct nbdkit_job job = {
 		.magic = NBDKIT_PROTO_MAGIC,
@@ -69,15 +90,12 @@ static int start_server(struct source_file *f, struct task *t, struct derr *e)
 	};
 	struct nbdkit_answer a;
 	char path[108];
-	uint8_t raw[NBDKIT_ID_LEN / 2];
 	int fd, r;
 
-	if (f->folder)
+	if (f->folder && !f->served)
 		job.mode = f->s.folder_as_disk ? NBDKIT_FOLDER_FAT : NBDKIT_FOLDER_ISO;
 	if (f->fd_read_only || f->s.read_only || f->folder)
 		job.flags |= NBDKIT_JOB_READ_ONLY;
-	random_bytes(raw, sizeof(raw));
-	hex_encode(raw, sizeof(raw), f->id);
 	memcpy(job.id, f->id, sizeof(job.id));
 	if (f->folder)
 		g_strlcpy(job.label, f->s.name, sizeof(job.label));
@@ -87,36 +105,19 @@ static int start_server(struct source_file *f, struct task *t, struct derr *e)
 	if (fd < 0)
 		return derr_set(e, -fd, "cannot reach %s: %s: is spicebd-supervisor or "
 				"spicebd-nbdkit.socket running?", path, strerror(-fd));
-	r = sock_send_fd(fd, &job, sizeof(job), f->fd);
+	r = sock_send_fd(fd, &job, sizeof(job), medium);
 	r = r < 0 ? derr_set(e, -r, "spicebd-nbdkit: %s", strerror(-r)) :
-		wait_answer(fd, &a, t, e);
+		wait_answer(fd, &a, NULL, t, e);
 	close(fd);
 	if (r < 0)
 		return r;
 	memcpy(f->incarnation, a.incarnation, sizeof(f->incarnation));
 	f->started = true;
-	close(f->fd);
-	f->fd = -1;
 	return 0;
 }
 
-static int file_open(struct source *s, struct task *t, struct derr *e)
-{
-	for (;;) {
-		uint64_t seq = change_seq();
-		int r;
-
-		if (!g_atomic_int_get(&stopping))
-			break;
-		r = task_wait(t, seq, "the server of a medium just ejected ends", e);
-		if (r < 0)
-			return r;
-	}
-	return start_server(file_of(s), t, e);
-}
-
-static int control(const char *id, uint32_t cmd, struct nbdkit_answer *a, struct task *t,
-		   struct derr *e)
+static int control(const char *id, uint32_t cmd, struct nbdkit_answer *a, int *medium,
+		   struct task *t, struct derr *e)
 {
 	struct nbdkit_ctl c = { .magic = NBDKIT_PROTO_MAGIC, .cmd = cmd };
 	char path[108];
@@ -129,9 +130,168 @@ static int control(const char *id, uint32_t cmd, struct nbdkit_answer *a, struct
 		return derr_set(e, -fd, "the file's server is gone: %s: %s", path, strerror(-fd));
 	r = sock_send_fd(fd, &c, sizeof(c), -1);
 	r = r < 0 ? derr_set(e, -r, "spicebd-nbdkit: %s", strerror(-r)) :
-		wait_answer(fd, a, t, e);
+		wait_answer(fd, a, medium, t, e);
 	close(fd);
 	return r;
+}
+
+static void drop_medium(struct source_file *f, bool out)
+{
+	g_mutex_lock(&fd_lock);
+	if (f->fd >= 0)
+		close(f->fd);
+	f->fd = -1;
+	f->served = false;
+	f->out |= out;
+	g_mutex_unlock(&fd_lock);
+}
+
+/* Without it all goes well until the server is killed. */
+static void get_medium(struct source_file *f, struct task *t)
+{
+	struct nbdkit_answer a;
+	struct derr e;
+	int fd = -1;
+
+	if (f->served)
+		return;
+	if (control(f->id, NBDKIT_CTL_MEDIUM, &a, &fd, t, &e) < 0 || fd < 0) {
+		log_warn("its server does not hand out the opened file '%s'; if it is killed, "
+			 "the medium is lost", f->s.name);
+		return;
+	}
+	g_mutex_lock(&fd_lock);
+	if (f->out) {
+		close(fd);
+	} else {
+		f->fd = fd;
+		f->served = true;
+		f->fd_read_only = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY;
+	}
+	g_mutex_unlock(&fd_lock);
+}
+
+static int file_open(struct source *s, struct task *t, struct derr *e)
+{
+	struct source_file *f = file_of(s);
+	uint8_t raw[NBDKIT_ID_LEN / 2];
+	int r;
+
+	for (;;) {
+		uint64_t seq = change_seq();
+
+		if (!g_atomic_int_get(&stopping))
+			break;
+		r = task_wait(t, seq, "the server of a medium just ejected ends", e);
+		if (r < 0)
+			return r;
+	}
+	random_bytes(raw, sizeof(raw));
+	hex_encode(raw, sizeof(raw), f->id);
+	r = start_server(f, f->fd, t, e);
+	if (r < 0)
+		return r;
+	if (f->folder)
+		drop_medium(f, false);
+	f->served = !f->folder;
+	get_medium(f, t);
+	return 0;
+}
+
+/* What a killed one left. Its lock says whether an nbdkit of it still lives. */
+static void remove_leftovers(const char *id)
+{
+	static const char * const names[] = { "sock", "ctl", "lock" };
+	char path[108];
+	int fd;
+
+	if (!run_path(path, sizeof(path), "nbdkit/%s.lock", id))
+		return;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return;
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		for (size_t i = 0; i < G_N_ELEMENTS(names); i++)
+			if (run_path(path, sizeof(path), "nbdkit/%s.%s", id, names[i]))
+				unlink(path);
+	close(fd);
+}
+
+static void stop_server(struct task *t, void *arg)
+{
+	struct nbdkit_answer a;
+	struct derr e;
+	char *id = arg;
+
+	if (control(id, NBDKIT_CTL_STOP, &a, NULL, t, &e) < 0) {
+		if (e.code == ECONNREFUSED)
+			remove_leftovers(id);
+		else if (e.code != ENOENT)
+			log_warn("the server of an ejected file does not end: %s", e.text);
+	}
+	g_free(id);
+	g_atomic_int_add(&stopping, -1);
+	change_wake();
+}
+
+static void stop_by_id(const char *id)
+{
+	struct task *t;
+	char *copy = g_strdup(id);
+
+	g_atomic_int_inc(&stopping);
+	t = task_new("nbdkit-stop", now_ms() + CTL_TIMEOUT_MS, stop_server, copy);
+	if (!t || !task_run(t)) {
+		g_atomic_int_add(&stopping, -1);
+		g_free(copy);
+	}
+	task_unref(t);
+}
+
+static int restart_allowed(struct source_file *f, struct derr *e)
+{
+	if (now_ms() - f->restarts_since > RESTART_WINDOW_MS) {
+		f->restarts = 0;
+		f->restarts_since = now_ms();
+	}
+	if (f->restarts++ < RESTARTS_MAX)
+		return 0;
+	return derr_set(e, ESTALE, "its server was killed more than %d times in %d s",
+			RESTARTS_MAX, RESTART_WINDOW_MS / 1000);
+}
+
+/*
+ * It was killed, and its nbdkit with it. Another one of the same id starts only
+ * if it can take the lock that both held: that is the fence.
+ */
+static int restart_server(struct source_file *f, struct source_resume *out, struct task *t,
+			  struct derr *e)
+{
+	bool gone;
+	int fd, r;
+
+	g_mutex_lock(&fd_lock);
+	fd = f->served ? fcntl(f->fd, F_DUPFD_CLOEXEC, 0) : -1;
+	g_mutex_unlock(&fd_lock);
+	if (fd < 0)
+		return derr_set(e, ESTALE, "its server is gone, and the descriptor of the file "
+				"with it");
+	r = restart_allowed(f, e);
+	if (!r)
+		r = start_server(f, fd, t, e);
+	close(fd);
+	if (r < 0)
+		return r;
+	log_notice("the server of '%s' was killed: another one serves it", f->s.name);
+	g_mutex_lock(&fd_lock);
+	gone = f->out;
+	g_mutex_unlock(&fd_lock);
+	if (gone) {
+		stop_by_id(f->id);
+		return derr_set(e, ECANCELED, "the medium is out");
+	}
+	out->fenced = true;
+	return 0;
 }
 
 static int file_resume(struct source *s, bool need_fence, struct source_resume *out,
@@ -141,19 +301,18 @@ static int file_resume(struct source *s, bool need_fence, struct source_resume *
 	struct nbdkit_answer a;
 	int r;
 
-	r = control(f->id, need_fence ? NBDKIT_CTL_FENCE : NBDKIT_CTL_STATUS, &a, t, e);
-	if (r == -ENOENT || r == -ECONNREFUSED)
-		return derr_set(e, ESTALE, "its server is gone, and the descriptor of the file "
-				"with it");
+	r = control(f->id, need_fence ? NBDKIT_CTL_FENCE : NBDKIT_CTL_STATUS, &a, NULL, t, e);
+	if (r == -ECONNREFUSED)
+		return restart_server(f, out, t, e);
+	if (r == -ENOENT)
+		return derr_set(e, ESTALE, "its server gave up: see the log of spicebd-nbdkit");
 	if (r < 0)
 		return r;
+	get_medium(f, t);
 	/*
-	 * The descriptor is the same, so the file is; what the page cache took
-	 * is not lost with the server. A folder's image is built by each server
-	 * anew, and may differ.
+	 * The descriptor is the same, so the file, or the folder's image, is; what
+	 * the page cache took is not lost with the server.
 	 */
-	if (f->folder && memcmp(a.incarnation, f->incarnation, sizeof(a.incarnation)))
-		return derr_set(e, ESTALE, "the folder's image was made anew");
 	memcpy(f->incarnation, a.incarnation, sizeof(f->incarnation));
 	out->fenced = need_fence;
 	return 0;
@@ -186,56 +345,6 @@ static void file_notice(struct source *s, enum source_notice what, const char *t
 {
 }
 
-/* What a killed one left. Its lock says whether an nbdkit of it still lives. */
-static void remove_leftovers(const char *id)
-{
-	static const char * const names[] = { "sock", "ctl", "lock" };
-	char path[108];
-	int fd;
-
-	if (!run_path(path, sizeof(path), "nbdkit/%s.lock", id))
-		return;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0)
-		return;
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		for (size_t i = 0; i < G_N_ELEMENTS(names); i++)
-			if (run_path(path, sizeof(path), "nbdkit/%s.%s", id, names[i]))
-				unlink(path);
-	close(fd);
-}
-
-static void stop_server(struct task *t, void *arg)
-{
-	struct nbdkit_answer a;
-	struct derr e;
-	char *id = arg;
-
-	if (control(id, NBDKIT_CTL_STOP, &a, t, &e) < 0) {
-		if (e.code == ECONNREFUSED)
-			remove_leftovers(id);
-		else if (e.code != ENOENT)
-			log_warn("the server of an ejected file does not end: %s", e.text);
-	}
-	g_free(id);
-	g_atomic_int_add(&stopping, -1);
-	change_wake();
-}
-
-static void stop_by_id(const char *id)
-{
-	struct task *t;
-	char *copy = g_strdup(id);
-
-	g_atomic_int_inc(&stopping);
-	t = task_new("nbdkit-stop", now_ms() + CTL_TIMEOUT_MS, stop_server, copy);
-	if (!t || !task_run(t)) {
-		g_atomic_int_add(&stopping, -1);
-		g_free(copy);
-	}
-	task_unref(t);
-}
-
 static void file_out(struct source *s, bool unanswered)
 {
 	struct source_file *f = file_of(s);
@@ -243,6 +352,7 @@ static void file_out(struct source *s, bool unanswered)
 	if (f->started)
 		stop_by_id(f->id);
 	f->started = false;
+	drop_medium(f, true);
 }
 
 static void file_save(struct source *s, JsonObject *o)

@@ -38,6 +38,7 @@ enum nbdkit_ctl_cmd {
 	NBDKIT_CTL_STATUS = 1,
 	NBDKIT_CTL_FENCE,
 	NBDKIT_CTL_STOP,
+	NBDKIT_CTL_MEDIUM,	/* the answer brings the descriptor that is served */
 };
 
 struct nbdkit_ctl {

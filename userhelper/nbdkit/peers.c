@@ -35,7 +35,8 @@ void peers_accept(struct server *s)
 	close(fd);
 }
 
-static void send_answer(const struct server *s, struct peer *p, uint32_t error, const char *text)
+static void send_answer_fd(const struct server *s, struct peer *p, uint32_t error,
+			   const char *text, int fd)
 {
 	struct nbdkit_answer a = {
 		.magic = NBDKIT_PROTO_MAGIC,
@@ -46,8 +47,13 @@ static void send_answer(const struct server *s, struct peer *p, uint32_t error, 
 	memcpy(a.incarnation, s->incarnation, sizeof(a.incarnation));
 	strncpy(a.text, text, sizeof(a.text) - 1);
 	/* A peer that does not read its answers loses its connection. */
-	if (sock_send_fd(p->fd, &a, sizeof(a), -1) != sizeof(a))
+	if (sock_send_fd(p->fd, &a, sizeof(a), fd) != sizeof(a))
 		peers_close(p);
+}
+
+static void send_answer(const struct server *s, struct peer *p, uint32_t error, const char *text)
+{
+	send_answer_fd(s, p, error, text, -1);
 }
 
 void peers_answer(struct server *s, uint32_t cmd, uint32_t error, const char *text)
@@ -60,11 +66,11 @@ void peers_answer(struct server *s, uint32_t cmd, uint32_t error, const char *te
 	}
 }
 
-static void status(struct server *s, struct peer *p)
+static void status(struct server *s, struct peer *p, int fd)
 {
 	switch (s->state) {
 	case ST_RUNNING:
-		send_answer(s, p, 0, "");
+		send_answer_fd(s, p, 0, "", fd);
 		break;
 	case ST_IMAGE:
 		send_answer(s, p, EAGAIN, "the image of the folder is being made");
@@ -97,7 +103,10 @@ void peers_read(struct server *s, struct peer *p)
 	}
 	switch (c.cmd) {
 	case NBDKIT_CTL_STATUS:
-		status(s, p);
+		status(s, p, -1);
+		break;
+	case NBDKIT_CTL_MEDIUM:
+		status(s, p, s->medium_fd);
 		break;
 	case NBDKIT_CTL_FENCE:
 		p->waits = NBDKIT_CTL_FENCE;
