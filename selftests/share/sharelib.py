@@ -21,7 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 BIN = os.environ.get("SPICEBD_BIN", os.path.join(TOP, "build/bin"))
 SHARE = os.path.join(BIN, "spicebd-share")
-LIMIT = 20
+LIMIT = 30
 
 (HELLO, RESYNC, OFFER, WITHDRAW, OFFERS_END, OPEN, OPENED, DATA, CREDIT, CLOSE, NOTICE,
  EJECT_REQUEST, PING, PONG, MOVE, BYE) = range(1, 17)
@@ -33,6 +33,9 @@ CDROM, DISK = 1, 2
 ANSWERS = 2              # capability
 FORCE, REPLACE = 1, 2    # of an eject request
 MAGIC = 0x46444253
+# Nothing of a test's is remembered beyond it.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="share-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 WINDOW = 4 << 20
 
 
@@ -113,6 +116,20 @@ def end(p):
     if p.poll() is None:
         p.kill()
     p.wait()
+
+
+def gone(pid, limit=LIMIT):
+    """Whether the process has ended, at last."""
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                if f.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return True
+        except OSError:
+            return True
+        select.select([], [], [], 0.02)
+    return False
 
 
 def need(*programs):

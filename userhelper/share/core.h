@@ -66,6 +66,7 @@ struct offer {
 	enum offer_source source;
 	int fd;			/* the inode itself: a path may come to name another */
 	bool regular;
+	bool locked;		/* against other shares and their servers */
 	bool read_only;
 	bool durable;
 	uint16_t kind;
@@ -75,6 +76,8 @@ struct offer {
 	int writer;		/* drive that has it open for writing, or -1 */
 	uint8_t inserted[SHARE_DRIVES_MAX / 8];	/* drives that have the medium */
 	struct folder *folder;
+	int record;		/* of its identity, if it is written to; or -1 */
+	long long stamped;
 };
 
 struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_medium *m,
@@ -105,6 +108,15 @@ void asks_notice(struct port *p, const struct offer *o, uint32_t what, const cha
 void asks_session_over(struct port *p);
 void asks_offer_over(const struct offer *o);
 void asks_free(struct spicebd_share *share);
+
+/* ---- identity.c: what makes a file the same medium for a share started anew */
+
+/* takes over the identity that an earlier share gave it, if it is the same still */
+void identity_recall(struct offer *o);
+/* remembers it, as it is now */
+void identity_keep(struct offer *o);
+/* data of it passes: a share is there, and may write */
+void identity_stamp(struct offer *o);
 
 /* ---- name.c */
 

@@ -71,6 +71,7 @@ static char *lock_file(struct offer *o, const char *path)
 			return locked(o, path);
 		g_usleep(20000);
 	}
+	o->locked = true;
 	return NULL;
 }
 
@@ -172,7 +173,7 @@ void offer_new_incarnation(struct offer *o)
 	random_bytes(o->incarnation, sizeof(o->incarnation));
 }
 
-void offer_renew(struct offer *o)
+static void renew(struct offer *o)
 {
 	struct stat st;
 
@@ -184,6 +185,12 @@ void offer_renew(struct offer *o)
 		return;
 	note_mtime(o, &st);
 	o->info.size = MAX(file_size(o->fd, &st), 0);
+}
+
+void offer_renew(struct offer *o)
+{
+	renew(o);
+	identity_keep(o);
 }
 
 /* As the user wrote it, but for "." and its like. */
@@ -203,6 +210,7 @@ struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_
 
 	o->share = share;
 	o->fd = -1;
+	o->record = -1;
 	o->writer = -1;
 	/* A folder's server runs elsewhere than the shell that gave the path. */
 	o->info.path = realpath(m->path, NULL);
@@ -217,7 +225,9 @@ struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_
 		offer_free(o);
 		return NULL;
 	}
-	offer_renew(o);
+	renew(o);
+	identity_recall(o);
+	identity_keep(o);
 	set_info(o);
 	o->info.ready = o->source == OFFER_FILE;
 	return o;
@@ -227,6 +237,8 @@ void offer_free(struct offer *o)
 {
 	if (o->folder)
 		folder_stop(o->folder);
+	if (o->record >= 0)
+		close(o->record);
 	if (o->fd >= 0)
 		close(o->fd);
 	free((char *)o->info.path);	/* realpath's */

@@ -319,6 +319,7 @@ static void send_data(struct stream *s, struct txbuf *b, size_t n)
 	s->tx_credit -= n;
 	s->offer->info.read_bytes += n;
 	p->share->read_bytes += n;
+	identity_stamp(s->offer);
 	frame_put_header(&p->tx, b->b.data, FRAME_DATA, s->id, n);
 	port_send_buffer(p, b, FRAME_HEADER_LEN + n);
 }
@@ -413,6 +414,7 @@ bool stream_credit(struct stream *s, uint32_t bytes)
 static void taken(struct stream *s, size_t n)
 {
 	s->offer->info.write_bytes += n;
+	identity_stamp(s->offer);
 	s->port->share->write_bytes += n;
 	s->regrant += n;
 	if (s->regrant < s->window / 4 || s->draining)
