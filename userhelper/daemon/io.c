@@ -254,6 +254,11 @@ void io_fail_flush(struct io *io)
 	g_atomic_int_set(&io->fail_flush, 1);
 }
 
+bool io_flush_doubted(const struct io *io)
+{
+	return g_atomic_int_get(&io->fail_flush);
+}
+
 bool io_flush_failed(const struct io *io)
 {
 	return g_atomic_int_get(&io->flush_failed);

@@ -29,6 +29,7 @@ enum io_event {
 	IO_STALLED,	/* requests are under way and nothing has come for long */
 	IO_ALIVE,	/* ... and then something came */
 	IO_PATH,	/* the path is another one than io_far() said before */
+	IO_FLUSH_FAILED,	/* as io_fail_flush() wanted it */
 	IO_ENDED,	/* all threads have ended, after io_stop() */
 };
 
@@ -120,6 +121,9 @@ bool io_dirty(const struct io *io);
 
 /* The next flush answers EIO: what it should have saved may be lost. */
 void io_fail_flush(struct io *io);
+
+/* Whether that is still to come. */
+bool io_flush_doubted(const struct io *io);
 
 /* Whether that has been told. */
 bool io_flush_failed(const struct io *io);

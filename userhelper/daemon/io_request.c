@@ -266,6 +266,7 @@ static bool answer_here(struct ioq *q, struct ring_slot *s)
 		if (g_atomic_int_compare_and_exchange(&io->fail_flush, 1, 0)) {
 			g_atomic_int_set(&io->flush_failed, 1);
 			ioq_answer(q, s, EIO);
+			io_post(io, IO_FLUSH_FAILED, q->round, "");
 			return true;
 		}
 		if (!io->p.props.flush) {

@@ -262,6 +262,14 @@ static void on_ended(struct io_owner *o)
 	medium_unref(m);
 }
 
+static void remember(void)
+{
+	struct derr e;
+
+	if (state_save(&e) < 0)
+		log_err("%s", e.text);
+}
+
 static void on_io(enum io_event ev, unsigned int round, const char *text, void *arg)
 {
 	struct io_owner *o = arg;
@@ -271,8 +279,13 @@ static void on_io(enum io_event ev, unsigned int round, const char *text, void *
 		on_ended(o);
 		return;
 	}
-	if (m->io != o->io || m->state != MEDIUM_IN || blockers_stopped() ||
-	    round != io_round(o->io))
+	if (m->io != o->io || m->state != MEDIUM_IN)
+		return;
+	if (ev == IO_FLUSH_FAILED) {
+		remember();
+		return;
+	}
+	if (blockers_stopped() || round != io_round(o->io))
 		return;
 	if (ev == IO_LOST)
 		lost(m, text);

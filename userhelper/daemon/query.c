@@ -272,6 +272,8 @@ static const char *reason_of(const struct drive *d)
 
 	if (m && m->state == MEDIUM_IN && !m->link_up && m->reason[0])
 		return m->reason;
+	if (m && m->io && io_flush_doubted(m->io))
+		return "the far end may have lost what was written before: the next flush fails";
 	if (m && m->io && io_flush_failed(m->io))
 		return "a flush failed: the far end lost what was written before";
 	if (d->failed && !drive_has_medium(d))

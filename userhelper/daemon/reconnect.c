@@ -197,6 +197,8 @@ static void take_up(struct reconnect *r)
 		if (medium_attach(m, r->h, &r->err) < 0)
 			return;
 	}
+	if (m->source->ops->resumed)
+		m->source->ops->resumed(m->source);
 	m->props.rtt_us = r->rtt_us;
 	m->fence = m->dirty_unknown = m->clean = false;
 	r->done = true;

@@ -57,6 +57,11 @@ struct source_ops {
 	 */
 	int (*resume)(struct source *s, bool need_fence, struct source_resume *out,
 		      struct task *t, struct derr *e);
+	/*
+	 * What was found again serves the drive: only now may it be remembered
+	 * in the place of what was before. Main thread; may be NULL.
+	 */
+	void (*resumed)(struct source *s);
 	struct nbd_handle *(*connect)(struct source *s, struct task *t, struct derr *e);
 	/*
 	 * A connected socket of its server, with nothing said yet: for another

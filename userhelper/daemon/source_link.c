@@ -21,7 +21,8 @@ struct source_spice {
 	char link[32];
 	uint8_t medium_id[FRAME_UUID_LEN];
 	uint8_t incarnation[FRAME_UUID_LEN];
-	uint8_t boot_id[FRAME_UUID_LEN];
+	uint8_t boot_id[FRAME_UUID_LEN];	/* of the machine that took our writes */
+	uint8_t next_boot_id[FRAME_UUID_LEN];
 	uint8_t instance[FRAME_UUID_LEN];	/* of the share */
 	uint64_t size;
 	uint32_t epoch;
@@ -307,9 +308,20 @@ static void look_again(void *arg)
 	a->out->fenced = a->need_fence;
 	a->out->flush_lost = memcmp(p->boot_id, x->boot_id, sizeof(x->boot_id)) != 0;
 	memcpy(x->incarnation, o->incarnation, sizeof(x->incarnation));
-	memcpy(x->boot_id, p->boot_id, sizeof(x->boot_id));
+	memcpy(x->next_boot_id, p->boot_id, sizeof(x->next_boot_id));
 	memcpy(x->instance, p->instance, sizeof(x->instance));
 	a->found = true;
+}
+
+/*
+ * Not before: were the connection lost once more in between, the next attempt
+ * would see no other machine, and nobody would hear of what that one lost.
+ */
+static void spice_resumed(struct source *s)
+{
+	struct source_spice *x = spice_of(s);
+
+	memcpy(x->boot_id, x->next_boot_id, sizeof(x->boot_id));
 }
 
 static int spice_resume(struct source *s, bool need_fence, struct source_resume *out,
@@ -422,6 +434,7 @@ static void spice_free(struct source *s)
 static const struct source_ops spice_ops = {
 	.open = spice_open,
 	.resume = spice_resume,
+	.resumed = spice_resumed,
 	.connect = spice_connect,
 	.stream = spice_stream,
 	.notice = spice_notice,

@@ -99,6 +99,8 @@ static JsonObject *entry(struct drive *d)
 	json_object_set_int_member(o, "kind", m->kind);
 	json_object_set_int_member(o, "connections", m->conns);
 	json_object_set_boolean_member(o, "clean", m->clean);
+	json_object_set_boolean_member(o, "flush-lost", m->flush_lost ||
+				       (m->io && io_flush_doubted(m->io)));
 	json_object_set_object_member(o, "export", props_to_json(&m->props));
 	json_object_set_int_member(o, "cache", m->far.cache);
 	json_object_set_int_member(o, "read-ahead", m->far.read_ahead);
@@ -210,6 +212,7 @@ struct medium *state_medium(struct drive *d, JsonObject *o)
 	m->conns = CLAMP(member_int(o, "connections", 1), 1,
 			 IO_QUEUES_MAX);
 	m->clean = member_bool(o, "clean", FALSE);
+	m->flush_lost = member_bool(o, "flush-lost", FALSE);
 	m->far.cache = member_int(o, "cache", FAR_AUTO);
 	m->far.read_ahead = member_int(o, "read-ahead", FAR_AUTO);
 	m->state = MEDIUM_IN;
