@@ -121,8 +121,10 @@ def fence():
     equal(n.read(0, 512), b"N" * 512, "the old write did not land afterwards")
     again = l.command(FENCE)
     ok(again.error == 0 and again.pid != f.pid, "FENCE once more", again)
+    busy = Nbd(l.path("sock")).handshake()	# an orderly end would wait for it
+    busy.send(1, 0, 512, b"O" * 512)
     end(l.proc)
-    ok(gone(again.pid), "nbdkit dies with its parent's SIGKILL")
+    ok(gone(again.pid), "nbdkit dies with its parent's SIGKILL, whoever is connected")
     ok(await_true(lambda: lock_is_free(l.path("lock"))), "and the lock shows it")
 
 

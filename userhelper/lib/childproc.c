@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
+#include "deathsig.h"
 #include "log.h"
 
 static void child_environment(bool listens)
@@ -41,8 +41,7 @@ static void child(char *const argv[], const struct childproc_fd *fds, int n_fds,
 	int null;
 
 	/* SIGKILL, not nbdkit's own orderly end: that one lets writes land. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
+	if (deathsig_kill(parent) < 0)
 		_exit(126);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);

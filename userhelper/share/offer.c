@@ -14,7 +14,7 @@
 #include "disc.h"
 #include "sock.h"
 
-#define LOCK_WAIT_MS	1000
+#define LOCK_WAIT_MS	3000
 
 static char *why(const char *path, const char *what)
 {

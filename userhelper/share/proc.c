@@ -12,13 +12,13 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <glib-unix.h>
 
 #include "core.h"
+#include "deathsig.h"
 #include "log.h"
 
 #define LOG_LINES_MAX	32	/* of one child; then it is only listened to */
@@ -131,8 +131,7 @@ static void __attribute__((noreturn)) child(const struct start *s)
 {
 	sigset_t none;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != s->parent)
+	if (deathsig_kill(s->parent) < 0)
 		_exit(127);
 	setsid();
 	for (int sig = 1; sig < 32; sig++)
