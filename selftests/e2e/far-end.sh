@@ -84,9 +84,17 @@ equal "the same comes back: a read that waited succeeds" $? 0
 equal "it is the same medium" "$(status 1 .generation)" "$generation"
 end_server "$pid"
 check "lost again" await 20 is 1 .state reconnecting
+exec 7</dev/spicebd1
 serve ro -r file "$work/b.img"
 check "another one comes instead: the medium is ejected" await 30 is 1 .medium null
 check "and the reason is told" sh -c 'spicebdctl status 1 --json | jq -e ".reason | test(\"another\")"'
+refused "who has the old one open gets errors" "Input/output error|No medium" dd bs=4k count=1 of=/dev/null status=none <&7
+exec 7<&-
+check "once nobody has it open, the new one appears" await 60 is 1 .state ready
+equal "with its own content" "$(md5sum </dev/spicebd1)" "$(md5sum <"$work/b.img")"
+if [ "$(status 1 .generation)" != "$generation" ]; then ok "as another one"; else not_ok "as another one"; fi
+await 20 is 1 .openers 0
+check "eject" spicebdctl eject 1
 end_server "$pid"
 
 # A plain server, writable: what was under way cannot be sent again.

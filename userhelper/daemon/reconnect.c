@@ -14,6 +14,7 @@
 #include "medium.h"
 #include "sock.h"
 #include "state.h"
+#include "successor.h"
 
 #define ATTEMPT_MS	15000
 #define PAUSE_MIN_MS	100
@@ -26,6 +27,7 @@ struct reconnect {
 	struct source_resume resume;
 	bool ready, need_fence, fatal, done;
 	uint32_t rtt_us;
+	unsigned int again;	/* requests that go on over the new connections */
 	struct derr err;
 };
 
@@ -117,6 +119,7 @@ static int attempt(struct reconnect *r, struct task *t)
 		e = nbdconn_props(h, &p, t, &r->err);
 		if (!e)
 			e = check_same(m, &p, &r->err);
+		r->resume.another |= e == -ESTALE;
 		if (e < 0)
 			return e;
 		r->rtt_us = r->rtt_us ? MIN(r->rtt_us, p.rtt_us) : p.rtt_us;
@@ -186,6 +189,7 @@ static void take_up(struct reconnect *r)
 		}
 		if (!cache_survives(m))
 			io_forget(m->io);
+		r->again = io_unanswered(m->io);
 		io_connect(m->io, r->h, r->n);
 		r->n = 0;
 	} else {
@@ -237,7 +241,8 @@ static void step_end(void *arg)
 	m->drive->blockers &= ~BLOCK_ADOPT;
 	if (state_save(&e) < 0)
 		log_err("%s", e.text);
-	log_notice("drive %s: far end is back", m->drive->k.name);
+	log_notice("drive %s: far end is back; requests that waited: %u", m->drive->k.name,
+		   r->again);
 	m->source->ops->notice(m->source, SOURCE_INSERTED, NULL);
 	control_link_event(m->drive, true, NULL);
 	change_wake();
@@ -247,12 +252,18 @@ static void step_failed(void *arg)
 {
 	struct reconnect *r = arg;
 	struct medium *m = r->m;
+	struct source *next = NULL;
 
 	if (m->state != MEDIUM_IN)
 		return;
 	g_strlcpy(m->reason, r->err.text, sizeof(m->reason));
-	if (r->fatal)
-		drive_fail(m->drive, r->err.text);
+	if (!r->fatal)
+		return;
+	if (r->resume.another && m->source->ops->successor)
+		next = m->source->ops->successor(m->source);
+	drive_fail(m->drive, r->err.text);
+	if (next)
+		successor_expect(m->drive, m, next);
 }
 
 static void step_over(void *arg)

@@ -37,10 +37,12 @@ struct source;
  * struct source_resume - the outcome of finding a source again
  * @fenced: nothing that was sent before can reach the store any more
  * @flush_lost: writes that were acknowledged and not flushed may be lost
+ * @another: it is another store now, and ops.successor() has it
  */
 struct source_resume {
 	bool fenced;
 	bool flush_lost;
+	bool another;
 };
 
 /*
@@ -63,6 +65,11 @@ struct source_ops {
 	 */
 	void (*resumed)(struct source *s);
 	struct nbd_handle *(*connect)(struct source *s, struct task *t, struct derr *e);
+	/*
+	 * What is there in its place, after resume said @out->another or the
+	 * export itself is another one; NULL: nothing is known. Main thread.
+	 */
+	struct source *(*successor)(struct source *s);
 	/*
 	 * A connected socket of its server, with nothing said yet: for another
 	 * client than us. @name: out: of the export there, to be freed.

@@ -25,6 +25,8 @@ struct source_spice {
 	uint8_t next_boot_id[FRAME_UUID_LEN];
 	uint8_t instance[FRAME_UUID_LEN];	/* of the share */
 	uint64_t size;
+	uint8_t successor_id[FRAME_UUID_LEN];	/* of what is there in its place */
+	bool has_successor;
 	uint32_t epoch;
 	bool opened;
 };
@@ -264,6 +266,32 @@ static bool knows(const struct source_spice *x, const uint8_t *instance)
 	       !memcmp(x->instance, instance, sizeof(x->instance));
 }
 
+/* The share says the same id, but something else shows that it is another one. */
+static void same_id_successor(struct again *a)
+{
+	memcpy(a->x->successor_id, a->x->medium_id, FRAME_UUID_LEN);
+	a->x->has_successor = a->out->another = true;
+}
+
+/* The same name, but not the same store: what is offered there now. */
+static void look_for_another(struct again *a, const struct link_port *p)
+{
+	struct source_spice *x = a->x;
+
+	for (unsigned int i = 0; i < p->nr_offers && !x->has_successor; i++) {
+		char *name = source_clean_name(p->offers[i].name);
+
+		if (!strcmp(name, x->s.name)) {
+			memcpy(x->successor_id, p->offers[i].medium_id, FRAME_UUID_LEN);
+			x->has_successor = true;
+			a->stale = derr_set(a->e, ESTALE, "the share offers another medium of "
+					    "that name now");
+		}
+		g_free(name);
+	}
+	a->out->another = x->has_successor;
+}
+
 static void look_again(void *arg)
 {
 	struct again *a = arg;
@@ -294,15 +322,19 @@ static void look_again(void *arg)
 	if (!o && knows(x, p->instance))
 		a->stale = derr_set(a->e, ESTALE, "the share took it back");
 	if (!o)
+		look_for_another(a, p);
+	if (!o)
 		return;
 	if (o->size != x->size) {
 		a->stale = derr_set(a->e, ESTALE, "its size is another one");
+		same_id_successor(a);
 		return;
 	}
 	if (memcmp(o->incarnation, x->incarnation, sizeof(x->incarnation)) &&
 	    !(o->flags & FRAME_OFFER_DURABLE)) {
 		a->stale = derr_set(a->e, ESTALE, "the share's server was started anew and keeps "
 				    "no writes");
+		same_id_successor(a);
 		return;
 	}
 	a->out->fenced = a->need_fence;
@@ -322,6 +354,13 @@ static void spice_resumed(struct source *s)
 	struct source_spice *x = spice_of(s);
 
 	memcpy(x->boot_id, x->next_boot_id, sizeof(x->boot_id));
+}
+
+static struct source *spice_successor(struct source *s)
+{
+	struct source_spice *x = spice_of(s);
+
+	return x->has_successor ? source_spice_of(x->link, x->successor_id) : NULL;
 }
 
 static int spice_resume(struct source *s, bool need_fence, struct source_resume *out,
@@ -435,6 +474,7 @@ static const struct source_ops spice_ops = {
 	.open = spice_open,
 	.resume = spice_resume,
 	.resumed = spice_resumed,
+	.successor = spice_successor,
 	.connect = spice_connect,
 	.stream = spice_stream,
 	.notice = spice_notice,

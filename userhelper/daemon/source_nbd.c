@@ -33,6 +33,15 @@ static int nbd_resume(struct source *s, bool need_fence, struct source_resume *o
 	return 0;
 }
 
+static struct source *nbd_successor(struct source *s)
+{
+	struct source *n = source_nbd_new(s->uri);
+
+	n->resend = s->resend;
+	n->no_discard = s->no_discard;
+	return n;
+}
+
 static struct nbd_handle *nbd_connect(struct source *s, struct task *t, struct derr *e)
 {
 	return nbdconn_uri(s->uri, t, e);
@@ -173,6 +182,7 @@ static void nbd_free(struct source *s)
 static const struct source_ops nbd_ops = {
 	.open = nbd_open,
 	.resume = nbd_resume,
+	.successor = nbd_successor,
 	.connect = nbd_connect,
 	.stream = nbd_stream,
 	.notice = nbd_notice,
