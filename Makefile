@@ -18,6 +18,7 @@ help:
 	@echo 'make demo             the whole way, shown in a test machine'
 	@echo 'make check            the tests of a submission'
 	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
+	@echo 'make soak             faults at random, data verified (MINUTES=, SEED=, KERNEL=)'
 	@echo 'make bench            measure, beside nbd.ko, ublk and Spice (KERNEL=, TABLES=cost,speed,…)'
 	@echo 'make fuzz             fuzz the parsers (TARGET=, SECONDS= for each)'
 	@echo 'make setup            install what tests and builds need (apt, kernels)'
@@ -52,6 +53,9 @@ demo:
 fuzz:
 	$(VM)/setup packages
 	+$(MAKE) -s -C selftests/fuzz run $(if $(TARGET),TARGET='$(TARGET)') SECONDS=$(or $(SECONDS),60)
+
+soak:
+	selftests/soak/run --kernel $(or $(KERNEL),6.12) --minutes $(or $(MINUTES),20) $(SEED:%=--seed %)
 
 check:
 	selftests/check
