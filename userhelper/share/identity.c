@@ -129,6 +129,18 @@ static bool same(const struct seen *now, const struct seen *then, bool read_only
 	       now->mtime <= stamp + SLACK_MS * 1000000LL;
 }
 
+/* One file may be offered twice, under two names; their ids differ. */
+static bool taken(const struct offer *o, const uint8_t *id)
+{
+	for (guint i = 0; i < o->share->offers->len; i++) {
+		const struct offer *other = g_ptr_array_index(o->share->offers, i);
+
+		if (!memcmp(other->medium_id, id, FRAME_UUID_LEN))
+			return true;
+	}
+	return false;
+}
+
 void identity_recall(struct offer *o)
 {
 	static const uint8_t none[FRAME_UUID_LEN];
@@ -148,7 +160,7 @@ void identity_recall(struct offer *o)
 	n = read(fd, text, sizeof(text) - 1);
 	text[MAX(n, 0)] = '\0';
 	if (n > 0 && fstat(fd, &st) == 0 && parse(text, &then, &read_only, id) &&
-	    memcmp(id, none, sizeof(none)) &&
+	    memcmp(id, none, sizeof(none)) && !taken(o, id) &&
 	    same(&now, &then, read_only,
 		 st.st_mtim.tv_sec * 1000000000LL + st.st_mtim.tv_nsec)) {
 		log_debug("%s: the same medium as before", o->info.name);
