@@ -29,7 +29,7 @@ class Place:
         return share, self.link.offer("disk.img")
 
     def records(self):
-        d = f"{self.dir}/state/spicebd-share"
+        d = f"{self.dir}/state/spicebd/media"
         return [f"{d}/{n}" for n in os.listdir(d)]
 
     def age(self, seconds=10):

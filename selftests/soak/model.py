@@ -181,10 +181,10 @@ class Reader(User):
     def turn(self):
         if not self.enter(os.O_RDONLY):
             return
-        disc = None
+        discs = range(len(self.medium.discs))
         try:
             for _ in range(self.random.randint(5, 40)):
-                disc = self.piece(disc)
+                discs = self.piece(discs)
                 if self.stop.wait(self.random.uniform(0, 0.03)):
                     break
             self.leave()
@@ -192,7 +192,8 @@ class Reader(User):
             self.failed("read", e)
         self.stop.wait(self.random.uniform(0, 0.2))
 
-    def piece(self, disc):
+    def piece(self, discs):
+        """Which of the discs it may still be, after one more read."""
         n = self.random.choice((1, 4, RUN)) * BLOCK
         size = min(len(d) for d in self.medium.discs) // BLOCK * BLOCK
         at = self.random.randrange(0, size - n, BLOCK)
@@ -200,13 +201,14 @@ class Reader(User):
         data = self.buffer[:got]
         if got != n:
             self.tally.error(f"{self.name}: {got} of {n} bytes read")
-        of = [d for d in self.medium.discs if d[at:at + got] == data]
+        of = [i for i, d in enumerate(self.medium.discs) if d[at:at + got] == data]
+        both = [i for i in discs if i in of]
         if not of:
             self.tally.error(f"{self.name}: {got} bytes at {at} are of no disc")
-        elif disc is not None and of[0] is not disc:
+        elif not both:
             self.tally.error(f"{self.name}: {got} bytes at {at} are of another disc")
         self.tally.add("reads")
-        return of[0] if of else disc
+        return both or discs
 
 
 class Fio(User):

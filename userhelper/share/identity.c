@@ -66,9 +66,9 @@ static char *records_dir(void)
 	const char *state = g_getenv("XDG_STATE_HOME"), *home = g_getenv("HOME");
 
 	if (state && *state == '/')
-		return g_build_filename(state, "spicebd-share", NULL);
+		return g_build_filename(state, "spicebd", "media", NULL);
 	if (home && *home == '/')
-		return g_build_filename(home, ".local", "state", "spicebd-share", NULL);
+		return g_build_filename(home, ".local", "state", "spicebd", "media", NULL);
 	return NULL;
 }
 
