@@ -410,6 +410,24 @@ def supervisor():
     yield u8(1) + (u8(0) + u8(4 + 6)) * 20 + u8(0, 66, 132, 192) + ask(b"ping") + u8(3)
 
 
+def tlsguard():
+    """Clients that link, with each set of capabilities, and talk."""
+    def link(caps, n=1, offset=18):
+        mess = struct.pack("<IBBIII", 5, 10, 0, n, 0, offset) + u32(caps)
+        return b"REDQ" + u32(2, 2, len(mess)) + mess
+    for caps in (0, 1, 8, 11, 15):
+        for step in (0, 5, 255):
+            ticket = bytes(128) if not caps & 1 else bytes(132)
+            short = struct.pack("<HI", 101, 3) + b"abc" + struct.pack("<HI", 104, 0)
+            full = struct.pack("<QHII", 1, 101, 3, 0) + b"abc"
+            yield u8(step) + link(caps) + ticket + (short if caps & 8 else full) * 2
+            yield u8(step) + link(caps) + ticket + struct.pack("<HI", 101, 0xfffffff0) + b"x" * 50
+            yield u8(step) + link(caps) + ticket + struct.pack("<QHII", 1, 102, 9, 0) + b"x" * 50
+    yield u8(3) + link(11, 0) + bytes(200)
+    yield u8(3) + link(11, 1, 0xffffffff) + bytes(200)
+    yield u8(3) + b"REDQ" + u32(2, 2, 5000) + bytes(200)
+
+
 def main():
     target, folder = sys.argv[1:3]
     os.makedirs(folder, exist_ok=True)
