@@ -36,6 +36,15 @@ def status(index):
         return None
 
 
+def all_states():
+    """State of each drive, by index; {} without an answer."""
+    text = ctl("list", "--json", limit=30)
+    try:
+        return {d["index"]: d for d in json.loads(text)} if text else {}
+    except ValueError:
+        return {}
+
+
 def stat_of(pid):
     """(name, parent, start time), or None when it is gone or a zombie."""
     try:
@@ -158,11 +167,7 @@ class Medium:
             assert time.monotonic() < end, f"{self.name}: {p.stdout}"
             time.sleep(0.5)
 
-    def state(self):
-        s = status(self.index)
-        return s["state"] if s else "no answer"
-
-    def repair(self):
+    def repair(self, state):
         """Called now and then, for what rules may have taken away."""
 
 
@@ -208,11 +213,10 @@ class PlainDisk(Disk):
     def may_fail(self):
         return True
 
-    def repair(self):
+    def repair(self, state):
         if self.server.poll() is not None:
             self.serve()
-        s = status(self.index)
-        if s and s["medium"] is None and not s["stale"]:
+        if state and state["medium"] is None and not state["stale"]:
             self.serve()
             self.insert()
 
