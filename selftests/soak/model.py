@@ -199,6 +199,8 @@ class Reader(User):
         at = self.random.randrange(0, size - n, BLOCK)
         got = os.preadv(self.fd, [memoryview(self.buffer)[:n]], at)
         data = self.buffer[:got]
+        if got != n and self.medium.may_fail():
+            raise OSError(errno.EIO, "the end of an empty drive")
         if got != n:
             self.tally.error(f"{self.name}: {got} of {n} bytes read")
         of = [i for i, d in enumerate(self.medium.discs) if d[at:at + got] == data]
