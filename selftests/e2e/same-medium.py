@@ -10,7 +10,6 @@ import mmap
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -355,35 +354,14 @@ def identities(t, work):
     link.end()
 
 
-def qmp_insert(index, uri, **kw):
-    """What spicebdctl has no option for."""
-    s = socket.socket(socket.AF_UNIX)
-    s.settimeout(LIMIT)
-    s.connect(f"{RUN}/control.sock")
-    f = s.makefile("rw")
-    json.loads(f.readline())
-    for n, (cmd, args) in enumerate((
-            ("qmp_capabilities", {}),
-            ("spicebd-insert", dict(drive=f"spicebd{index}", source=uri, **kw)))):
-        f.write(json.dumps({"execute": cmd, "arguments": args, "id": n}) + "\n")
-        f.flush()
-        while True:
-            answer = json.loads(f.readline())
-            if answer.get("id") == n:
-                break
-        if "error" in answer:
-            raise AssertionError(answer["error"]["desc"])
-    s.close()
-
-
 def plain(work, resend):
     """A plain server ends with a write under way, and comes back with the same store."""
     m = fakelink.Medium(make(f"{work}/plain{resend}", "plain"), "plain")
     serve_delayed(m, 20000)
     device = sh("spicebdctl", "add", "disk", "--queues", "1")
     index = int(device.removeprefix("/dev/spicebd"))
-    qmp_insert(index, f"nbd+unix:///?socket={m.socket}", resend=resend, **{
-        "read-only-mode": "read-write", "timeout": 30})
+    sh("spicebdctl", "insert", str(index), f"nbd+unix:///?socket={m.socket}", "--read-write",
+       *(["--resend"] if resend else []))
     fd = os.open(device, os.O_RDWR | os.O_DIRECT)
     writer = Later(pwrite, fd, 7, content("new", 7))
 

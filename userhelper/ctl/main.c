@@ -45,6 +45,9 @@ const struct verb verbs[] = {
 "  --force       put out a medium that is in the drive, used or not; of a drive\n"
 "                that its old users still have open, make a new one\n"
 "  --on-tray     lay it onto the open tray, which stays open\n"
+"  --resend      a writable nbd server that is lost and back gets the writes again\n"
+"                that it had not answered, though an old one may land after a\n"
+"                newer one; without this they fail, and the medium with them\n"
 "  --timeout S   give up after S seconds (30)\n"
 FAR_HELP COMMON_HELP DRIVE_HELP },
 	{ "change", verb_change,

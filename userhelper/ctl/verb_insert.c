@@ -19,6 +19,7 @@ struct insert {
 	bool force, json;
 	bool replace;			/* put out what is in it, once the new one is there */
 	bool on_tray;			/* lay it onto the open tray */
+	bool resend;			/* writes, to a server that can prove nothing */
 	int timeout;
 	const char *cache, *read_ahead;	/* as the daemon takes them, or NULL */
 };
@@ -55,6 +56,9 @@ static int take_option(const struct verb *v, int c, struct insert *in)
 	case 'o':
 		in->on_tray = true;
 		return -1;
+	case 'S':
+		in->resend = true;
+		return -1;
 	case 'C':
 		in->cache = optarg;
 		return -1;
@@ -75,7 +79,8 @@ static int parse(const struct verb *v, int argc, char **argv, struct insert *in)
 		{ "read-only", no_argument, NULL, 'r' }, { "read-write", no_argument, NULL, 'w' },
 		{ "cdrom", no_argument, NULL, 'c' }, { "disk", no_argument, NULL, 'd' },
 		{ "force", no_argument, NULL, 'f' }, { "timeout", required_argument, NULL, 't' },
-		{ "on-tray", no_argument, NULL, 'o' }, OPT_CACHE, OPT_READ_AHEAD,
+		{ "on-tray", no_argument, NULL, 'o' }, { "resend", no_argument, NULL, 'S' },
+		OPT_CACHE, OPT_READ_AHEAD,
 		OPT_END
 	};
 	static const struct option change[] = {
@@ -220,6 +225,8 @@ static JsonObject *arguments(const struct insert *in, const struct source *s,
 		json_object_set_boolean_member(a, "force", TRUE);
 	if (in->replace)
 		json_object_set_boolean_member(a, "replace", TRUE);
+	if (in->resend)
+		json_object_set_boolean_member(a, "resend", TRUE);
 	if (in->on_tray)
 		json_object_set_boolean_member(a, "on-tray", TRUE);
 	if (in->cache)

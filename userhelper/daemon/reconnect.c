@@ -107,8 +107,8 @@ static int attempt(struct reconnect *r, struct task *t)
 		return e;
 	if (r->need_fence && !r->resume.fenced)
 		return derr_set(&r->err, ESTALE, "writes were under way, and this server cannot "
-				"show that they will not land later (insert with resend to take "
-				"that risk)");
+				"show that they will not land later (insert --resend takes that "
+				"risk)");
 	while (r->n < m->conns) {
 		struct nbd_props p;
 		struct nbd_handle *h = s->ops->connect(s, t, &r->err);
