@@ -24,6 +24,7 @@
 #include "loop.h"
 #include "sock.h"
 #include "ticket.h"
+#include "tlsguard.h"
 
 #define CONNS_MAX	256
 #define WAITING_MAX	32	/* connections that nobody has authenticated */
@@ -49,6 +50,7 @@ struct conn {
 	int type;
 	bool tls;
 	bool short_headers;	/* its messages will have them */
+	char host[INET6_ADDRSTRLEN];	/* of TCP */
 	char who[INET6_ADDRSTRLEN + 24];
 };
 
@@ -67,6 +69,7 @@ static struct {
 	long long since;
 	bool inputs, ending;
 	char who[sizeof(((struct conn *)0)->who)];
+	char host[INET6_ADDRSTRLEN];
 } client;
 
 /* ---- connections ---- */
@@ -211,23 +214,21 @@ static void judge(struct conn *c, const SpiceLinkMess *mess)
 		hand_over(c);
 }
 
-/*
- * Inside TLS the request cannot be seen before it is too late. While a client
- * is being served, only as many connections are let in as that client has
- * channels left to link.
- */
-static void judge_tls(struct conn *c)
+/* Seen inside TLS after all, when libspice-server reads it. */
+static const char *judge_inside(uint32_t session, uint8_t type)
 {
-	unsigned int expected = hooks->expected(), linking = count(CONN_LINKING);
-	bool inputs = !client.inputs && now_ms() - client.since < params.hello_timeout;
-
-	c->tls = true;
-	if (client_holds() && linking >= expected + inputs) {
-		log_notice("connection from %s refused: another client is connected", c->who);
-		conn_close(c);
-		return;
+	if (type == SPICE_CHANNEL_MAIN) {
+		if (session)
+			return "it wants to take over a session";
+		return client_holds() ? "another client is connected" : NULL;
 	}
-	hand_over(c);
+	return client.here && session == client.session ? NULL : "its session is over";
+}
+
+static void refuse_silently(struct conn *c)
+{
+	log_notice("connection from %s refused: another client is connected", c->who);
+	conn_close(c);
 }
 
 static void look_again(struct conn *c)
@@ -235,6 +236,29 @@ static void look_again(struct conn *c)
 	/* A watch would fire without end for the bytes that are already there. */
 	loop_watch_set(c->watch, 0);
 	loop_timer_start(timer, RETRY_TIME);
+}
+
+/*
+ * Inside TLS the request is seen by judge_inside() only. While a client is being
+ * served, only its own host is let in, and only as many connections at a time as
+ * that client has channels left to link; others wait for their turn, as whoever
+ * takes it away from them has to authenticate, or goes.
+ */
+static void judge_tls(struct conn *c)
+{
+	unsigned int expected = hooks->expected();
+
+	c->tls = true;
+	if (!client.inputs && now_ms() - client.since < params.hello_timeout)
+		expected++;
+	if (!client_holds())
+		hand_over(c);
+	else if (!expected || strcmp(c->host, client.host))
+		refuse_silently(c);
+	else if (count(CONN_LINKING) >= expected)
+		look_again(c);
+	else
+		hand_over(c);
 }
 
 static void peek(int fd, int events, void *opaque)
@@ -284,15 +308,15 @@ static void name_peer(struct conn *c)
 	struct sockaddr_in *in = (void *)&ss;
 	struct sockaddr_in6 *in6 = (void *)&ss;
 	socklen_t len = sizeof(ss);
-	char host[INET6_ADDRSTRLEN] = "?";
+	char *host = c->host;
 	struct ucred cred;
 
 	getpeername(c->fd, (void *)&ss, &len);
 	if (ss.ss_family == AF_INET) {
-		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+		inet_ntop(AF_INET, &in->sin_addr, host, sizeof(c->host));
 		snprintf(c->who, sizeof(c->who), "%s:%u", host, ntohs(in->sin_port));
 	} else if (ss.ss_family == AF_INET6) {
-		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(c->host));
 		snprintf(c->who, sizeof(c->who), "[%s]:%u", host, ntohs(in6->sin6_port));
 	} else {
 		len = sizeof(cred);
@@ -348,7 +372,9 @@ static void on_timer(void *opaque)
 		spend_ticket(NULL);
 	for (c = conns; c; c = next) {
 		next = c->next;
-		if (c->state == CONN_PEEK && now >= c->deadline) {
+		if (c->state == CONN_PEEK && now >= c->deadline && c->tls) {
+			refuse_silently(c);
+		} else if (c->state == CONN_PEEK && now >= c->deadline) {
 			log_debug("connection from %s said nothing", c->who);
 			conn_close(c);
 		} else if (c->state == CONN_PEEK) {
@@ -391,13 +417,26 @@ static void cut(struct conn *c)
 }
 
 /*
- * Whoever is still authenticating wants a session of his own, or a channel of
- * the session before: a second session would throw this one out.
+ * A client opens its other channels when its main channel stands. So whoever is
+ * still authenticating wants a session of his own, which would throw this one
+ * out, or a channel of the session before; inside TLS, where it cannot be seen
+ * later, whoever waits, too.
  */
+static void turn_others_away(void)
+{
+	struct conn *c, *next;
+
+	for (c = conns; c; c = next) {
+		next = c->next;
+		if (c->state == CONN_LINKING)
+			cut(c);
+		else if (c->state == CONN_PEEK && params.tls)
+			refuse_silently(c);
+	}
+}
+
 static void client_came(const struct conn *main_conn)
 {
-	struct conn *c;
-
 	client.here = true;
 	client.session = main_conn->session;
 	client.since = now_ms();
@@ -405,9 +444,8 @@ static void client_came(const struct conn *main_conn)
 	client.ending = false;
 	ticket_client_came();
 	strcpy(client.who, main_conn->who);
-	for (c = conns; c; c = c->next)
-		if (c->state == CONN_LINKING)
-			cut(c);
+	strcpy(client.host, main_conn->host);
+	turn_others_away();
 	log_info("client %s connected", client.who);
 	hooks->client(true, client.who);
 }
@@ -502,6 +540,7 @@ bool gate_init(SpiceServer *srv, const struct gate_params *prm, const struct gat
 	server = srv;
 	params = *prm;
 	hooks = hks;
+	tlsguard_judge = params.tls ? judge_inside : NULL;
 	timer = loop_timer_add(on_timer, NULL);
 	listen_watch = loop_watch_add(params.listener, LOOP_READ, on_listener, NULL);
 	return timer && listen_watch;

@@ -17,6 +17,8 @@
 #define MSG_COMPRESSED	102	/* of a port; never agreed on */
 #define CHANNEL_TYPE	4	/* its place in the link message */
 
+const char *(*tlsguard_judge)(uint32_t session, uint8_t channel_type);
+
 static uint16_t get16(const uint8_t *p)
 {
 	return p[0] | p[1] << 8;
@@ -73,9 +75,12 @@ static const char *chose(struct tlsguard *g)
 	uint32_t caps = capabilities(g);
 	bool selects = caps & 1u << SPICE_COMMON_CAP_PROTOCOL_AUTH_SELECTION;
 
+	const char *why = tlsguard_judge ? tlsguard_judge(get32(g->head), g->head[CHANNEL_TYPE]) :
+					   NULL;
+
 	g->full_headers = !(caps & 1u << SPICE_COMMON_CAP_MINI_HEADER);
 	expect(g, TLSGUARD_AUTH, TICKET_LEN + (selects ? sizeof(uint32_t) : 0));
-	return NULL;
+	return why;
 }
 
 static const char *begun(struct tlsguard *g)

@@ -34,6 +34,12 @@ struct tlsguard {
 	uint8_t head[TLSGUARD_LINK_MAX];
 };
 
+/*
+ * Asked of each link message, before it is handed on: why it may not be, or NULL.
+ * Not set: all may.
+ */
+extern const char *(*tlsguard_judge)(uint32_t session, uint8_t channel_type);
+
 void tlsguard_init(struct tlsguard *g);
 
 /* Bytes from the client. Return: NULL, or why nothing more may be taken of it. */
