@@ -64,7 +64,7 @@ def usage():
     refused(2, "out of range", "add", "--depth=-1", "disk")
     refused(2, "name one drive", "del")
     refused(2, "no number of events", "monitor", "--count", "0")
-    refused(2, "an address is wanted", "listen")
+    refused(2, "an address is wanted", "listen", "one", "two", "three")
     refused(2, "is no name", "listen", "Upper", "unix:/x")
     refused(2, "no arguments", "media", "x")
 
@@ -133,6 +133,11 @@ def listen():
     ok(not os.path.exists(conf), "the configuration has gone")
     refused(1, "does not listen", "unlisten")
     equal(ctl("unlisten", "second").returncode, 0, "unlisten of the second")
+    r = ctl("listen")
+    equal((r.returncode, r.stdout), (0, f"link default listens on unix:{path('spice.sock')}\n"),
+          "without an address it is a unix socket")
+    equal(oct(stat.S_IMODE(os.stat(path("spice.sock")).st_mode)), "0o600", "that is root's alone")
+    equal(ctl("unlisten").returncode, 0, "unlisten of that")
     os.chmod(password, 0o644)
     r = ctl("listen", "127.0.0.1:5938", "--password-file", password)
     ok(r.returncode == 0 and "others can read" in r.stderr, "a readable password file is warned of", r)

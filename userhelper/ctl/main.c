@@ -163,13 +163,14 @@ COMMON_HELP DRIVE_HELP },
 "  --device ID   its device (default: the one that uses DRIVE)\n"
 "  --help        this text\n" DRIVE_HELP },
 	{ "listen", verb_listen,
-"usage: spicebdctl listen [NAME] ADDRESS [options]\n"
+"usage: spicebdctl listen [[NAME] ADDRESS] [options]\n"
 "\n"
 "Starts a Spice server without a display, to which a person's spicebd-share\n"
 "connects. It lasts until unlisten or the next boot; for longer, put a file into\n"
 "/etc/spicebd/links.d. NAME is \"default\" if not given.\n"
 "\n"
-"ADDRESS is HOST:PORT, [IPV6]:PORT, or unix:/PATH. In a virtual machine it may be\n"
+"ADDRESS is HOST:PORT, [IPV6]:PORT, or unix:/PATH; without one it is a socket that\n"
+"root alone can connect to, /run/spicebd/spice.sock. In a virtual machine it may be\n"
 "port: instead, which means its virtio-serial ports org.spice-space.spicebd.N;\n"
 "NAME is then \"port\" if not given. udev does the same when such a port appears.\n"
 "\n"

@@ -85,6 +85,17 @@ static int take_address(const char *text, struct linkconf *l, struct fault *f)
 	return 0;
 }
 
+/* For clients of this machine, or through ssh: the only way in that needs no secret. */
+static int take_default(struct linkconf *l, struct fault *f)
+{
+	char path[108];
+
+	if (run_path(path, sizeof(path), "spice.sock"))
+		return take_address(path, l, f);
+	fault_set(f, EXIT_REFUSED, "the path of the run directory is too long");
+	return -ENAMETOOLONG;
+}
+
 /* Could it be listened on? Found out before anything is written or started. */
 static int try_address(const struct linkconf *l, struct fault *f)
 {
@@ -267,17 +278,20 @@ int verb_listen(const struct verb *v, int argc, char **argv)
 			return fault_tell(&f);
 	if (status >= 0)
 		return status;
-	if (argc - optind < 1 || argc - optind > 2)
+	if (argc - optind > 2)
 		return verb_usage(v, "an address is wanted, and at most a name before it");
 	if (argc - optind == 2)
 		name = argv[optind];
+	else if (argc - optind == 1 && !strncmp(argv[optind], "port:", 5))
+		name = LINKCONF_PORT_LINK;
 	else
-		name = strncmp(argv[optind], "port:", 5) ? DEFAULT_LINK : LINKCONF_PORT_LINK;
+		name = DEFAULT_LINK;
 	if (!linkconf_name_ok(name))
 		return verb_usage(v, "\"%s\" is no name: a-z, 0-9, - and _, at most %d",
 				  clean(name), LINKCONF_NAME_MAX);
 	strcpy(l.name, name);
-	if (take_address(argv[argc - 1], &l, &f) < 0 || start_link(&l, &f) < 0)
+	if ((argc == optind ? take_default(&l, &f) : take_address(argv[argc - 1], &l, &f)) < 0 ||
+	    start_link(&l, &f) < 0)
 		return fault_tell(&f);
 	warn_password(&l);
 	tell(l.name, l.address, json);
