@@ -230,7 +230,7 @@ static gboolean on_ping_timer(gpointer data)
 
 /* ---- hello */
 
-static void send_hello(struct port *p)
+static bool send_hello(struct port *p)
 {
 	struct frame_hello h = {
 		.version = FRAME_VERSION,
@@ -245,7 +245,7 @@ static void send_hello(struct port *p)
 
 	memcpy(h.boot_id, p->share->boot_id, sizeof(h.boot_id));
 	memcpy(h.instance, p->share->instance, sizeof(h.instance));
-	port_send_small(p, b, frame_pack_hello(&p->tx, b, &h));
+	return port_send_small(p, b, frame_pack_hello(&p->tx, b, &h));
 }
 
 /* Our hello says which version we speak; a later one may know what to do. */
@@ -259,6 +259,14 @@ static void refuse_version(struct port *p)
 	session_send_code(p, FRAME_BYE, 0, FRAME_ERR_VERSION, "only version 1 is spoken here");
 }
 
+/* It begins anew faster than it takes answers: without a hello there is no session. */
+static void hello_refused(struct port *p)
+{
+	p->state = PORT_WAIT_HELLO;
+	p->hello_tries = 0;
+	expect_hello(p);
+}
+
 static void go_up(struct port *p)
 {
 	struct spicebd_share *share = p->share;
@@ -270,13 +278,17 @@ static void go_up(struct port *p)
 
 	p->state = PORT_UP;
 	p->last_rx = now_ms();
-	p->ping_timer = g_timeout_add(PING_INTERVAL, on_ping_timer, p);
 	/*
 	 * Our hello says that we have the secret, and the password is spent by it:
 	 * nothing leaves before the event's receiver has put the secret away.
 	 */
 	port_batch_begin(p);
-	send_hello(p);
+	if (!send_hello(p)) {
+		hello_refused(p);
+		port_batch_end(p);
+		return;
+	}
+	p->ping_timer = g_timeout_add(PING_INTERVAL, on_ping_timer, p);
 	for (guint i = 0; i < share->offers->len; i++) {
 		struct offer *o = g_ptr_array_index(share->offers, i);
 
