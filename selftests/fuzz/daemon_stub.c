@@ -347,6 +347,21 @@ bool __wrap_task_run(struct task *t)
 	return false;
 }
 
+guint __wrap_g_timeout_add(guint ms, GSourceFunc fn, gpointer data);
+gboolean __wrap_g_source_remove(guint id);
+gboolean __real_g_source_remove(guint id);
+
+/* No timer ever ends: else the same input would not do the same each time. */
+guint __wrap_g_timeout_add(guint ms, GSourceFunc fn, gpointer data)
+{
+	return 1u << 30;
+}
+
+gboolean __wrap_g_source_remove(guint id)
+{
+	return id == 1u << 30 ? TRUE : __real_g_source_remove(id);
+}
+
 int __wrap_fsync(int fd);
 
 /* Nothing here outlives the machine, and a disk would be what is measured. */

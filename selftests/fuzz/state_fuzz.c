@@ -50,6 +50,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		must(d && (d->medium || !drive_has_medium(d)));
 	}
 	stub_reset();
-	must(open_fds() <= fds);
+	must(open_fds() == fds);
 	return 0;
 }
