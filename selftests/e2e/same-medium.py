@@ -60,7 +60,10 @@ def make(path, tag, size=SIZE):
 
 def pread(fd, block):
     buf = mmap.mmap(-1, BLOCK)
-    same(os.preadv(fd, [buf], block * BLOCK), BLOCK, "bytes read")
+    got = os.preadv(fd, [buf], block * BLOCK)
+    if not got:
+        raise OSError(errno.ENOMEDIUM, "the end of an empty drive")
+    same(got, BLOCK, "bytes read")
     return buf[:]
 
 

@@ -130,6 +130,8 @@ class Writer(User):
 
     def read(self, at, n):
         got = os.preadv(self.fd, [memoryview(self.buffer)[:n * BLOCK]], (self.first + at) * BLOCK)
+        if got != n * BLOCK and self.medium.may_fail():
+            raise OSError(errno.EIO, "the end of an empty drive")
         if got != n * BLOCK:
             self.tally.error(f"{self.name}: {got} of {n * BLOCK} bytes read")
             return
