@@ -19,7 +19,7 @@ import time
 import fakelink
 
 LIMIT = 90
-SIZE, BLOCK = 4 << 20, 4096
+SIZE, BLOCK = 1 << 20, 4096
 RUN = "/run/spicebd"
 
 
