@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "disc.h"
+#include "nbdtls.h"
 
 #define PROBE_BLOCK	4096
 #define PROBE_BLOCKS	16
@@ -33,9 +34,13 @@ static int fail_nbd(struct derr *e, const char *what)
 	const char *w = nbd_words();
 	int code = nbd_get_errno();
 
-	if (strcasestr(w, "tls"))
+	if (strcasestr(w, "requires tls"))
 		return derr_set(e, code ? code : EPROTO,
-				"%s: %s: the server may want TLS: use nbds://", what, w);
+				"%s: %s: the server wants TLS: use nbds://", what, w);
+	if (strcasestr(w, "certificate verification"))
+		return derr_set(e, EACCES,
+				"%s: %s: its certificate is not of the authority in ca-cert.pem, of the name that was asked for, or of this time",
+				what, w);
 	return derr_set(e, code ? code : EPROTO, "%s: %s", what, w);
 }
 
@@ -107,6 +112,10 @@ struct nbd_handle *nbdconn_uri(const char *uri, struct task *t, struct derr *e)
 {
 	struct nbd_handle *h = new_handle(e);
 
+	if (h && nbdtls_prepare(h, uri, e) < 0) {
+		nbd_close(h);
+		return NULL;
+	}
 	if (!h || nbd_aio_connect_uri(h, uri) < 0) {
 		if (h)
 			fail_nbd(e, "cannot connect to the NBD server");
