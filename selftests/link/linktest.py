@@ -227,7 +227,7 @@ class Link:
 
     def kill(self, sig=signal.SIGKILL):
         self.proc.send_signal(sig)
-        return self.proc.wait(10)
+        return self.proc.wait(40)
 
     def log_text(self):
         with open(os.path.join(self.dir, "log"), errors="replace") as f:

@@ -117,7 +117,11 @@ def main():
     refuses("address=unix:@/s\nmemory-max=lots", "is no number")
     refuses("address unix:@/s", "is not key=value")
     refuses("address=unix:relative", "no absolute path")
-    refuses(f"address=127.0.0.1:{port}", "needs a password")
+    for host in ("127.0.0.1", "[::1]", "127.1.2.3"):
+        refuses(f"address={host}:{port}", "needs a password")
+        refuses(f"address={host}:{port}\ninsecure=yes", "needs a password")
+    for host in ("[::]", "198.51.100.7"):
+        refuses(f"address={host}:{port}\npassword-file=@/pw", "beyond loopback TLS is needed", "x")
     refuses(f"address=127.0.0.1:{port}\npassword-file=@/none", "cannot read the password file")
     refuses(tcp, "first line is empty")
     refuses(tcp, "longer than", "x" * 60)

@@ -5,13 +5,16 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "caps.h"
 #include "log.h"
 #include "reclaim.h"
 #include "server.h"
@@ -32,6 +35,18 @@ static int block_signals(void)
 	if (sigprocmask(SIG_BLOCK, &m, NULL) < 0)
 		return -errno;
 	return signalfd(-1, &m, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/*
+ * As in the unit: a medium is opened again through its descriptor, whoever may
+ * read it; memory is locked. nbdkit gets no more.
+ */
+static int drop_rights(void)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	return caps_keep(1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_DAC_READ_SEARCH |
+			 1ULL << CAP_SYS_RESOURCE | 1ULL << CAP_IPC_LOCK);
 }
 
 /* Files that we make are nobody else's; a terminal is not needed. */
@@ -64,6 +79,7 @@ int main(int argc, char **argv)
 {
 	struct server s;
 	char why[120];
+	int r;
 
 	log_init("spicebd-nbdkit", false);
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
@@ -74,6 +90,11 @@ int main(int argc, char **argv)
 		fputs("spicebd-nbdkit: needs a connection on descriptor 3; "
 		      "systemd or spicebd-supervisor start it\n", stderr);
 		return 2;
+	}
+	r = drop_rights();
+	if (r < 0) {
+		log_err("cannot give up capabilities: %s", strerror(-r));
+		return 1;
 	}
 	server_init(&s);
 	s.locked = reclaim_prepare(why, sizeof(why));

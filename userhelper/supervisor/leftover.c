@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -65,6 +66,7 @@ void leftover_record(const struct sup *s)
 		log_warn("cannot write %s: %s", tmp, strerror(errno));
 		return;
 	}
+	fchmod(fileno(f), 0600);
 	for (int i = 0; i < PROCS_MAX; i++)
 		if ((s->procs[i].kind == K_DAEMON || s->procs[i].kind == K_LINK) && s->procs[i].pid)
 			fprintf(f, "%d %llu\n", s->procs[i].pid, start_time(s->procs[i].pid));
