@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
 """A share that breaks the protocol is cut, with one line in the log; the link lives."""
+import random
 import struct
 
 import linktest as t
@@ -45,6 +46,33 @@ def flood(share, cid, port, stream, credit):
         left -= n
 
 
+def patience(link, d):
+    """What is no fault, or one that a new session heals, however much of it comes."""
+    before = link.rss_kib()
+    share = t.Share(link.uri, "x", mode="manual", offers=[t.offer(1, 512, "m")])
+    _, cid, _ = share.wait("hello")
+    d.expect(t.OFFERS_END)
+    port = share.ports[cid]
+    for c in share.frame(port, t.F_OFFER, t.offer(2, 1024, "slow")):
+        share.raw(cid, bytes([c]))
+    t.ok(d.expect(t.OFFER).offer == 2, "an offer a byte at a time")
+    for n in range(2000):
+        share.raw(cid, share.frame(port, t.F_WITHDRAW, struct.pack("<I", 1), seq=n,
+                                   epoch=port.epoch ^ (n + 1)))
+        share.send(cid, t.F_WITHDRAW, struct.pack("<I", 1000 + n))
+    share.send(cid, t.F_WITHDRAW, struct.pack("<I", 2))
+    t.ok(d.expect(t.WITHDRAW).offer == 2, "frames of other epochs, and of offers that are none")
+    noise = random.Random(1)
+    # In one piece: between two its answer to the new hello would begin another session.
+    share.raw(cid, b"".join(noise.randbytes(60000) + t.MAGIC for _ in range(64)))
+    d.expect(t.PORT_DOWN)
+    share.wait("hello")
+    d.expect(t.OFFERS_END)
+    t.ok(True, "four megabytes of noise end in a new session")
+    t.ok(link.rss_kib() - before < 8 << 10, "none of it is kept")
+    share.close()
+
+
 def main():
     with t.Link(tcp=True, password="x") as link:
         d = link.daemon()
@@ -86,6 +114,7 @@ def main():
         share.send(cid, t.F_WITHDRAW, struct.pack("<I", 1))
         t.ok(d.expect(t.WITHDRAW).offer == 1, "an unknown optional type is skipped")
         share.close()
+        patience(link, d)
         log = link.log_text()
         t.ok(log.count("the client is disconnected") == 17, "one line in the log for each")
 
