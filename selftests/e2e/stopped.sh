@@ -22,7 +22,7 @@ forced() {
 	check "$name" timeout 60 "$@"
 	ms=$((($(date +%s%N) - began) / 1000000))
 	echo "# $ms ms"
-	if [ $ms -lt 4000 ]; then ok "$name: at once"; else not_ok "$name: took $ms ms"; fi
+	if [ $ms -lt 15000 ]; then ok "$name: at once"; else not_ok "$name: took $ms ms"; fi
 }
 
 truncate -s 64M "$work/disk.img"
@@ -37,6 +37,8 @@ fio=$!
 for _ in 1 2; do
 	check "writes are under way" await 60 sh -c "[ \$(cat /sys/block/spicebd2/spicebd/writes) -gt 20 ]"
 	kill -STOP "$(daemon)"
+	# fio may have written all by now
+	background dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct status=none
 	check "a stopped helper is unbound" await 60 grep -qx lost /sys/block/spicebd2/spicebd/helper
 	check "and what it had is held" await 60 sh -c "[ \$(cat /sys/block/spicebd2/spicebd/held) -gt 0 ]"
 	kill -CONT "$(daemon)"
