@@ -63,7 +63,7 @@ static bool settled(struct sbd_drive *d)
 	bool ret;
 
 	spin_lock(&d->lock);
-	ret = d->ready || !sbd_readable(d);
+	ret = d->ready || !sbd_readable(d) || d->freeze;
 	spin_unlock(&d->lock);
 	return ret;
 }

@@ -289,6 +289,8 @@ static void delete_work(struct work_struct *work)
 	sbd_helper_remove(d);
 	cancel_work_sync(&d->helper_work);
 	cancel_delayed_work_sync(&d->clock_work);
+	cancel_delayed_work_sync(&d->holders_work);
+	cancel_work_sync(&d->freeze_work);
 	cancel_work_sync(&d->medium_work);
 	cancel_work_sync(&d->probe_work);
 
@@ -339,7 +341,9 @@ static int make_queues(struct sbd_drive *d, const struct sbd_drive_params *p)
 
 	d->tag_set.ops = &sbd_mq_ops;
 	d->tag_set.nr_hw_queues = p->nr_queues;
-	d->tag_set.queue_depth = p->depth;
+	/* Requests that wait while the drive is frozen may have all but one. */
+	d->tag_set.queue_depth = p->depth + 1;
+	d->tag_set.reserved_tags = 1;
 	d->tag_set.numa_node = NUMA_NO_NODE;
 	d->tag_set.cmd_size = sizeof(struct sbd_pdu);
 	/*
@@ -355,13 +359,13 @@ static int make_queues(struct sbd_drive *d, const struct sbd_drive_params *p)
 
 	/* The block layer may have given less. */
 	d->nr_queues = d->tag_set.nr_hw_queues;
-	d->depth = d->tag_set.queue_depth;
+	d->depth = d->tag_set.queue_depth - 1;
 	d->queues = kcalloc(d->nr_queues, sizeof(*d->queues), GFP_KERNEL);
 	if (!d->queues)
 		goto no_memory;
 	for (i = 0; i < d->nr_queues; i++) {
-		d->queues[i].io = kvcalloc(d->depth, sizeof(struct sbd_io),
-					   GFP_KERNEL);
+		d->queues[i].io = kvcalloc(sbd_nr_tags(d),
+					   sizeof(struct sbd_io), GFP_KERNEL);
 		if (!d->queues[i].io)
 			goto no_memory;
 	}
@@ -420,6 +424,8 @@ static struct sbd_drive *new_drive(u32 index, const struct sbd_drive_params *p)
 	INIT_LIST_HEAD(&d->socks);
 	INIT_LIST_HEAD(&d->held);
 	INIT_DELAYED_WORK(&d->clock_work, sbd_queue_clock_work);
+	INIT_DELAYED_WORK(&d->holders_work, sbd_freeze_limits_work);
+	INIT_WORK(&d->freeze_work, sbd_freeze_work);
 	INIT_WORK(&d->helper_work, sbd_helper_work);
 	INIT_WORK(&d->medium_work, sbd_medium_work);
 	INIT_WORK(&d->probe_work, sbd_event_probe_work);
@@ -427,6 +433,8 @@ static struct sbd_drive *new_drive(u32 index, const struct sbd_drive_params *p)
 	init_waitqueue_head(&d->ready_wait);
 	init_waitqueue_head(&d->alone_wait);
 	init_completion(&d->deleted);
+	if (p->held)
+		sbd_freeze_start(d);
 	d->stats = alloc_percpu(struct sbd_stats);
 	if (!d->stats) {
 		free_drive(d);
@@ -478,6 +486,7 @@ struct sbd_drive *sbd_drive_add(const struct sbd_drive_params *p,
 	sbd_table[index] = d;
 	spin_unlock(&sbd_table_lock);
 	sbd_event(d, SPICEBD_EVENT_DRIVE_ADDED);
+	sbd_freeze_kick(d);	/* if it is made held */
 	return d;
 
 free_cdrom:
@@ -505,8 +514,8 @@ free_index:
  * worker does the rest, for which this waits a moment and no longer: the event
  * SPICEBD_EVENT_DRIVE_REMOVED says when the number is free again.
  *
- * Return: 0, -EBUSY if it is open or locked by the administrator, or -ENODEV
- * if somebody was faster.
+ * Return: 0, -EBUSY if it is open, frozen or locked by the administrator, or
+ * -ENODEV if somebody was faster.
  */
 int sbd_drive_delete(struct sbd_drive *d, bool force)
 {
@@ -516,7 +525,8 @@ int sbd_drive_delete(struct sbd_drive *d, bool force)
 	spin_lock(&d->lock);
 	if (d->gate & SBD_GATE_GONE) {
 		ret = -ENODEV;
-	} else if ((d->openers || d->tray.locked_admin) && !force) {
+	} else if ((d->openers || d->nr_holders || d->tray.locked_admin) &&
+		   !force) {
 		ret = -EBUSY;
 	} else {
 		d->gate |= SBD_GATE_GONE | SBD_GATE_EMPTY;

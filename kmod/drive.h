@@ -292,6 +292,20 @@ struct sbd_helper {
 };
 
 /**
+ * struct sbd_holder - one that keeps the drive frozen
+ * @name: who
+ * @since: jiffies
+ * @end: jiffies, when it is one no more
+ * @limited: there is such an end
+ */
+struct sbd_holder {
+	char name[SPICEBD_HOLDER_NAME_MAX + 1];
+	unsigned long since;
+	unsigned long end;
+	bool limited;
+};
+
+/**
  * struct sbd_stats - counters, one set for each CPU
  */
 struct sbd_stats {
@@ -303,7 +317,7 @@ struct sbd_stats {
  * @index: its number
  * @personality: enum spicebd_personality
  * @nr_queues: hardware queues
- * @depth: tags of each
+ * @depth: tags of each, but for one that is kept for the driver's own flush
  * @max_io: largest request, bytes
  * @disk: the gendisk; its reference count is the drive's
  * @tag_set: the block layer's tags
@@ -315,7 +329,7 @@ struct sbd_stats {
  * @cdrom_unlock: the layer has to forget its door lock, which force opened
  * @media_event: the medium changed since the CD-ROM layer last asked
  * @ctl: see the top of this file
- * @lock: guards all from here to @clock_start
+ * @lock: guards all from here to @freeze_error
  * @tray: tray, medium, lock
  * @medium: the medium, if there is one
  * @generation: counts changes of medium
@@ -336,7 +350,14 @@ struct sbd_stats {
  * @stalled: the helper was found silent for too long
  * @clock_running: requests wait for a helper or a far end
  * @clock_start: jiffies, since when
+ * @freeze: enum spicebd_freeze; read without the lock too
+ * @holders: who keeps it frozen
+ * @nr_holders: how many; none, and only then, is it thawed
+ * @freeze_epoch: counts freezes from the thawed state
+ * @freeze_error: errno of the flush, if it failed
  * @clock_work: ends them when time is over
+ * @freeze_work: drains and flushes; waits for the helper
+ * @holders_work: takes holders whose limit has come
  * @helper_work: unbinds sockets that were closed, or a stalled helper
  * @medium_work: shows or hides the medium; takes open_mutex, waits for I/O
  * @probe_work: tells udev that it may probe now
@@ -389,8 +410,15 @@ struct sbd_drive {
 	bool stalled;
 	bool clock_running;
 	unsigned long clock_start;
+	u32 freeze;
+	struct sbd_holder holders[SPICEBD_MAX_HOLDERS];
+	u32 nr_holders;
+	u64 freeze_epoch;
+	int freeze_error;
 
 	struct delayed_work clock_work;
+	struct work_struct freeze_work;
+	struct delayed_work holders_work;
 	struct work_struct helper_work;
 	struct work_struct medium_work;
 	struct work_struct probe_work;
@@ -425,6 +453,7 @@ enum sbd_closer {
  * @max_io: largest request, bytes
  * @reconnect_timeout: seconds
  * @stall_timeout: seconds
+ * @held: frozen from its first moment
  */
 struct sbd_drive_params {
 	int index;
@@ -434,6 +463,7 @@ struct sbd_drive_params {
 	u32 max_io;
 	s32 reconnect_timeout;
 	u32 stall_timeout;
+	bool held;
 };
 
 /* main.c */
@@ -495,6 +525,14 @@ int sbd_queue_complete(struct sbd_sock *s, u64 cookie, u32 error, u32 offset,
 int sbd_queue_answers(struct sbd_sock *s, const struct spicebd_io_answer *list,
 		      u32 nr, const char **why);
 void sbd_queue_refuse(struct sbd_sock *s, const char *why);
+
+/* freeze.c */
+void sbd_freeze_start(struct sbd_drive *d);
+int sbd_freeze(struct sbd_drive *d, const char *name, u32 limit);
+int sbd_thaw(struct sbd_drive *d, const char *name);
+void sbd_freeze_drained(struct sbd_drive *d);
+void sbd_freeze_work(struct work_struct *work);
+void sbd_freeze_limits_work(struct work_struct *work);
 
 /* wire.c */
 u32 sbd_wire_cost(u32 op, u32 length);
@@ -589,8 +627,24 @@ static inline bool sbd_readable(const struct sbd_drive *d)
 /* Requests are answered: the medium is ready and nothing is lost. drive->lock held. */
 static inline bool sbd_flowing(const struct sbd_drive *d)
 {
-	return d->ready && !d->gate && d->nr_socks &&
+	return d->ready && !d->gate && !d->freeze && d->nr_socks &&
 	       d->helper.link == SPICEBD_LINK_UP;
+}
+
+/* Of a hardware queue, with the one for the driver's own flush. */
+static inline u32 sbd_nr_tags(const struct sbd_drive *d)
+{
+	return d->depth + 1;
+}
+
+/*
+ * To be called, without drive->lock, whenever the helper has been relieved of a
+ * request.
+ */
+static inline void sbd_freeze_kick(struct sbd_drive *d)
+{
+	if (unlikely(READ_ONCE(d->freeze) == SPICEBD_FREEZE_DRAINING))
+		sbd_freeze_drained(d);
 }
 
 static inline struct sbd_io *sbd_rq_io(struct request *rq)

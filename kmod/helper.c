@@ -149,6 +149,7 @@ static void unbind(struct sbd_drive *d, struct sbd_sock *s)
 	spin_unlock(&d->lock);
 
 	sbd_queue_send_batches(d);
+	sbd_freeze_kick(d);
 	unpublish(s);
 	sbd_sock_put(s);
 }
@@ -511,7 +512,7 @@ static struct sbd_sock *new_sock(struct sbd_drive *d, const struct sbd_bind *b,
 		*why = "the receive buffer does not hold one full request: SO_RCVBUFFORCE first";
 		return ERR_PTR(-ENOBUFS);
 	}
-	credit = min(d->nr_queues * d->depth, room / cost);
+	credit = min(d->nr_queues * sbd_nr_tags(d), room / cost);
 
 	s = kvzalloc(struct_size(s, owed_mem, credit), GFP_KERNEL);
 	if (!s)

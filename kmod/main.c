@@ -30,6 +30,10 @@ static unsigned int max_io = SPICEBD_DEFAULT_MAX_IO;
 module_param(max_io, uint, 0444);
 MODULE_PARM_DESC(max_io, "Largest request in bytes, a power of two, 4096 to 4194304 (default: 1048576)");
 
+static bool held;
+module_param(held, bool, 0444);
+MODULE_PARM_DESC(held, "Make these drives held: no request passes until they are released (default: no)");
+
 static int __init sbd_make_drive(const char *word)
 {
 	struct sbd_drive_params p;
@@ -49,6 +53,7 @@ static int __init sbd_make_drive(const char *word)
 		p.nr_queues = queues;
 	p.depth = depth;
 	p.max_io = max_io;
+	p.held = held;
 	d = sbd_drive_add(&p, &why);
 	if (IS_ERR(d)) {
 		pr_err("no drive made: %s (error %ld)\n",

@@ -150,6 +150,14 @@ static void apply(struct sbd_drive *d, unsigned int args,
 	sbd_queue_clock(d);
 }
 
+/* Would it take the medium from a frozen drive? drive->lock held. */
+static bool takes_medium(const struct sbd_drive *d, enum sbd_verb verb)
+{
+	return d->tray.medium && (verb == SBD_VERB_OPEN ||
+				  verb == SBD_VERB_REMOVE ||
+				  verb == SBD_VERB_EJECT);
+}
+
 /**
  * sbd_verb - carry out a verb of the drive's tray
  * @d: the drive
@@ -163,8 +171,8 @@ static void apply(struct sbd_drive *d, unsigned int args,
  * it returns, every request for a medium that cannot be read any more has
  * ended.
  *
- * Return: as sbd_tray_do(), or -ENODEV, or -ENOTCONN for an insert with no
- * queue bound.
+ * Return: as sbd_tray_do(), or -ENODEV, or -EBUSY if the drive is frozen, or
+ * -ENOTCONN for an insert with no queue bound.
  */
 int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 	     const struct sbd_medium *m, u64 *generation)
@@ -177,6 +185,10 @@ int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 	spin_lock(&d->lock);
 	if (d->gate & SBD_GATE_GONE) {
 		ret = -ENODEV;
+		goto unlock;
+	}
+	if (d->freeze && takes_medium(d, verb) && !(args & SBD_ARG_FORCE)) {
+		ret = -EBUSY;
 		goto unlock;
 	}
 	args = sbd_tray_args(&d->tray, args, d->users,
@@ -451,7 +463,7 @@ void sbd_medium_work(struct work_struct *work)
 					   medium_work);
 	unsigned int noio = memalloc_noio_save();
 	struct sbd_medium m;
-	bool unused;
+	bool unused, frozen;
 	u64 wanted;
 
 	for (;;) {
@@ -459,6 +471,7 @@ void sbd_medium_work(struct work_struct *work)
 		wanted = sbd_readable(d) ? d->generation : 0;
 		m = d->medium;
 		unused = !d->users;
+		frozen = d->freeze;
 		spin_unlock(&d->lock);
 
 		if (d->leftover && unused && !d->shown)
@@ -467,6 +480,8 @@ void sbd_medium_work(struct work_struct *work)
 			break;
 		if (d->shown)
 			hide(d, unused);
+		else if (frozen)
+			break;	/* it would be read from; thawing comes back here */
 		else
 			show(d, wanted, &m);
 	}

@@ -60,6 +60,10 @@ static struct netlink_range_validation sbd_stall_range = {
 	.max = SPICEBD_MAX_TIMEOUT,
 };
 
+static struct netlink_range_validation sbd_hold_limit_range = {
+	.max = SPICEBD_MAX_TIMEOUT,
+};
+
 static struct netlink_range_validation sbd_block_size_range = {
 	.min = 512, .max = 65536,
 };
@@ -95,7 +99,7 @@ static const struct nla_policy sbd_index_policy[SPICEBD_A_DRIVE_INDEX + 1] = {
 };
 
 static const struct nla_policy
-sbd_add_policy[SPICEBD_A_DRIVE_STALL_TIMEOUT + 1] = {
+sbd_add_policy[SPICEBD_A_DRIVE_HELD_START + 1] = {
 	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
 	[SPICEBD_A_DRIVE_PERSONALITY] =
 		NLA_POLICY_MAX(NLA_U32, SPICEBD_PERSONALITY_DISK),
@@ -109,6 +113,7 @@ sbd_add_policy[SPICEBD_A_DRIVE_STALL_TIMEOUT + 1] = {
 		NLA_POLICY_FULL_RANGE_SIGNED(NLA_S32, &sbd_reconnect_range),
 	[SPICEBD_A_DRIVE_STALL_TIMEOUT] =
 		NLA_POLICY_FULL_RANGE(NLA_U32, &sbd_stall_range),
+	[SPICEBD_A_DRIVE_HELD_START] = { .type = NLA_FLAG },
 };
 
 static const struct nla_policy
@@ -124,6 +129,22 @@ sbd_set_policy[SPICEBD_A_DRIVE_STALL_TIMEOUT + 1] = {
 static const struct nla_policy sbd_force_policy[SPICEBD_A_DRIVE_FORCE + 1] = {
 	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
 	[SPICEBD_A_DRIVE_FORCE] = { .type = NLA_FLAG },
+};
+
+static const struct nla_policy
+sbd_freeze_policy[SPICEBD_A_DRIVE_HOLD_LIMIT + 1] = {
+	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
+	[SPICEBD_A_DRIVE_HOLDER] = { .type = NLA_NUL_STRING,
+				     .len = SPICEBD_HOLDER_NAME_MAX },
+	[SPICEBD_A_DRIVE_HOLD_LIMIT] =
+		NLA_POLICY_FULL_RANGE(NLA_U32, &sbd_hold_limit_range),
+};
+
+static const struct nla_policy
+sbd_thaw_policy[SPICEBD_A_DRIVE_HOLDER + 1] = {
+	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
+	[SPICEBD_A_DRIVE_HOLDER] = { .type = NLA_NUL_STRING,
+				     .len = SPICEBD_HOLDER_NAME_MAX },
 };
 
 /* MEDIUM_INSERT, MEDIUM_SET */
@@ -280,6 +301,47 @@ static int fill_stats(struct sk_buff *skb, struct sbd_drive *d)
 	return 0;
 }
 
+static int fill_holder(struct sk_buff *skb, const struct sbd_holder *h,
+		       bool manager)
+{
+	struct nlattr *nest = nla_nest_start(skb, SPICEBD_A_DRIVE_HOLDERS);
+	unsigned long now = jiffies;
+
+	if (!nest)
+		return -EMSGSIZE;
+	if ((manager && nla_put_string(skb, SPICEBD_A_HOLDER_NAME, h->name)) ||
+	    nla_put_u64_64bit(skb, SPICEBD_A_HOLDER_SINCE,
+			      jiffies_to_msecs(now - h->since),
+			      SPICEBD_A_HOLDER_PAD))
+		return -EMSGSIZE;
+	if (h->limited &&
+	    nla_put_u32(skb, SPICEBD_A_HOLDER_LEFT, time_after(h->end, now) ?
+			jiffies_to_msecs(h->end - now) : 0))
+		return -EMSGSIZE;
+	nla_nest_end(skb, nest);
+	return 0;
+}
+
+/* drive->lock held */
+static int fill_freeze(struct sk_buff *skb, const struct sbd_drive *d,
+		       bool manager)
+{
+	u32 i;
+	int ret;
+
+	if (nla_put_u32(skb, SPICEBD_A_DRIVE_FREEZE, d->freeze))
+		return -EMSGSIZE;
+	if (d->freeze_error &&
+	    nla_put_u32(skb, SPICEBD_A_DRIVE_FREEZE_ERROR, d->freeze_error))
+		return -EMSGSIZE;
+	for (i = 0; i < d->nr_holders; i++) {
+		ret = fill_holder(skb, &d->holders[i], manager);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
 /* What does not change. */
 static int fill_constants(struct sk_buff *skb, const struct sbd_drive *d)
 {
@@ -300,6 +362,8 @@ static int fill_constants(struct sk_buff *skb, const struct sbd_drive *d)
 /* drive->lock held */
 static int fill_state(struct sk_buff *skb, struct sbd_drive *d, bool manager)
 {
+	int ret;
+
 	if (nla_put_s32(skb, SPICEBD_A_DRIVE_RECONNECT_TIMEOUT,
 			d->reconnect_timeout) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_STALL_TIMEOUT,
@@ -330,9 +394,10 @@ static int fill_state(struct sk_buff *skb, struct sbd_drive *d, bool manager)
 		if (nla_put_u32(skb, SPICEBD_A_DRIVE_HOLD_LEFT, left))
 			return -EMSGSIZE;
 	}
-	if (d->tray.medium)
-		return fill_medium(skb, &d->medium, manager);
-	return 0;
+	ret = fill_freeze(skb, d, manager);
+	if (!ret && d->tray.medium)
+		ret = fill_medium(skb, &d->medium, manager);
+	return ret;
 }
 
 /**
@@ -501,6 +566,7 @@ static int sbd_drive_add_doit(struct sk_buff *skb, struct genl_info *info)
 	if (attrs[SPICEBD_A_DRIVE_STALL_TIMEOUT])
 		p.stall_timeout =
 			nla_get_u32(attrs[SPICEBD_A_DRIVE_STALL_TIMEOUT]);
+	p.held = attrs[SPICEBD_A_DRIVE_HELD_START];
 	if (!is_power_of_2(p.max_io))
 		return say(info, -EINVAL,
 			   "the largest request is not a power of two");
@@ -551,7 +617,7 @@ static int sbd_drive_del_doit(struct sk_buff *skb, struct genl_info *info)
 	ret = sbd_drive_delete(d, info->attrs[SPICEBD_A_DRIVE_FORCE]);
 	sbd_drive_put(d);
 	if (ret == -EBUSY)
-		say(info, ret, "the drive is open or locked");
+		say(info, ret, "the drive is open, locked or frozen");
 	return ret;
 }
 
@@ -880,7 +946,9 @@ static int do_verb(struct sk_buff *skb, struct genl_info *info,
 	if (IS_ERR(d))
 		return PTR_ERR(d);
 	ret = sbd_verb(d, verb, force ? SBD_ARG_FORCE : 0, NULL, NULL);
-	if (ret == -EBUSY)
+	if (ret == -EBUSY && READ_ONCE(d->freeze))
+		say(info, ret, "the drive is frozen");
+	else if (ret == -EBUSY)
 		say(info, ret, "the medium is in use; its user was asked");
 	else if (ret)
 		say(info, ret, verb_why(ret));
@@ -920,6 +988,63 @@ static int sbd_unlock_doit(struct sk_buff *skb, struct genl_info *info)
 {
 	return do_verb(skb, info, SBD_VERB_UNLOCK_ADMIN,
 		       info->attrs[SPICEBD_A_DRIVE_FORCE]);
+}
+
+/* The drive and the holder that a command names. */
+static struct sbd_drive *held_drive(struct sk_buff *skb,
+				    struct genl_info *info, const char **name)
+{
+	const struct nlattr *holder = info->attrs[SPICEBD_A_DRIVE_HOLDER];
+
+	*name = holder ? nla_data(holder) : "";
+	if (!**name) {
+		missing(info, "no holder");
+		return ERR_PTR(-EINVAL);
+	}
+	return managed_drive(skb, info, info->attrs[SPICEBD_A_DRIVE_INDEX]);
+}
+
+static int change_holder(struct sk_buff *skb, struct genl_info *info, u8 cmd)
+{
+	const struct nlattr *limit = NULL;
+	struct sk_buff *reply;
+	struct sbd_drive *d;
+	const char *name;
+	int ret;
+
+	d = held_drive(skb, info, &name);
+	if (IS_ERR(d))
+		return PTR_ERR(d);
+	/* Thaw's policy, and so its attributes, end before this. */
+	if (cmd == SPICEBD_CMD_FREEZE)
+		limit = info->attrs[SPICEBD_A_DRIVE_HOLD_LIMIT];
+	reply = new_reply();
+	if (!reply)
+		ret = -ENOMEM;
+	else if (cmd == SPICEBD_CMD_FREEZE)
+		ret = sbd_freeze(d, name, limit ? nla_get_u32(limit) : 0);
+	else
+		ret = sbd_thaw(d, name);
+	if (ret == -ENOSPC)
+		say(info, ret, "the drive has as many holders as it can have");
+	if (ret == -ENOENT)
+		say(info, ret, "the drive has no such holder");
+	if (ret)
+		nlmsg_free(reply);
+	else
+		ret = reply_drive(reply, info, d, cmd, true);
+	sbd_drive_put(d);
+	return ret;
+}
+
+static int sbd_freeze_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	return change_holder(skb, info, SPICEBD_CMD_FREEZE);
+}
+
+static int sbd_thaw_doit(struct sk_buff *skb, struct genl_info *info)
+{
+	return change_holder(skb, info, SPICEBD_CMD_THAW);
 }
 
 struct piece {
@@ -1063,6 +1188,8 @@ static const struct genl_ops sbd_ops[] = {
 	SBD_OP(LOCK, sbd_lock_doit, sbd_index_policy),
 	SBD_OP(UNLOCK, sbd_unlock_doit, sbd_force_policy),
 	SBD_OP(MEDIUM_SET, sbd_medium_set_doit, sbd_insert_policy),
+	SBD_OP(FREEZE, sbd_freeze_doit, sbd_freeze_policy),
+	SBD_OP(THAW, sbd_thaw_doit, sbd_thaw_policy),
 };
 
 static const struct genl_multicast_group sbd_groups[] = {

@@ -39,6 +39,7 @@ static int io_op(struct request *rq)
 	case REQ_OP_WRITE:
 		return SPICEBD_OP_WRITE;
 	case REQ_OP_FLUSH:
+	case REQ_OP_DRV_OUT:	/* freeze.c's */
 		return SPICEBD_OP_FLUSH;
 	case REQ_OP_DISCARD:
 		return SPICEBD_OP_DISCARD;
@@ -57,6 +58,15 @@ static bool may_pass(const struct sbd_drive *d, const struct sbd_pdu *pdu)
 {
 	return !READ_ONCE(d->gate) &&
 	       READ_ONCE(d->generation) == pdu->generation;
+}
+
+/*
+ * Has the request to wait until the drive is thawed? Called as may_pass() is,
+ * and for the same reason.
+ */
+static bool held_back(const struct sbd_drive *d, const struct request *rq)
+{
+	return READ_ONCE(d->freeze) && req_op(rq) != REQ_OP_DRV_OUT;
 }
 
 /* Ends a request that the caller owns (state IDLE), no lock held. */
@@ -82,6 +92,7 @@ static void end_io(struct sbd_drive *d, struct request *rq, u32 op,
 		sbd_stats_add(d, SPICEBD_A_STATS_WRITE_BYTES, blk_rq_bytes(rq));
 	trace_spicebd_complete(d, rq, op, (__force u8)status);
 	blk_mq_complete_request(rq);
+	sbd_freeze_kick(d);
 }
 
 static void end_list(struct sbd_drive *d, struct list_head *list)
@@ -149,7 +160,9 @@ static struct sbd_sock *queue_sock(struct sbd_queue *q)
 	return s;
 }
 
-/* IDLE -> HELD. Return: -EAGAIN if there is a socket, -EIO if it has to end. */
+/*
+ * IDLE -> HELD. Return: -EAGAIN if it need not wait, -EIO if it has to end.
+ */
 static int hold_io(struct sbd_drive *d, struct sbd_io *io)
 {
 	const struct sbd_pdu *pdu = blk_mq_rq_to_pdu(io->rq);
@@ -158,7 +171,7 @@ static int hold_io(struct sbd_drive *d, struct sbd_io *io)
 	spin_lock(&d->lock);
 	if (!may_pass(d, pdu)) {
 		ret = -EIO;
-	} else if (d->nr_socks) {
+	} else if (d->nr_socks && !held_back(d, io->rq)) {
 		ret = -EAGAIN;
 	} else {
 		io->state = SBD_IO_HELD;
@@ -193,6 +206,8 @@ static int may_file(struct sbd_drive *d, struct sbd_sock *s, u32 queue,
 		return -EAGAIN;
 	if (!may_pass(d, blk_mq_rq_to_pdu(io->rq)))
 		return -EIO;
+	if (held_back(d, io->rq))
+		return -EAGAIN;
 	if (credit_for(s, io->cost))
 		return 0;
 	wait_for_credit(s, queue);
@@ -427,15 +442,23 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 	struct sbd_pdu *pdu = blk_mq_rq_to_pdu(rq);
 	u32 queue = hctx->queue_num;
 	struct sbd_io *io = &d->queues[queue].io[rq->tag];
-	unsigned int noio;
 	int op = io_op(rq);
+	unsigned int noio;
+	bool held = false;
 	int ret;
 
 	if (op < 0)
 		return BLK_STS_NOTSUPP;
 	/* A request that comes again has kept what was noted the first time. */
 	if (!(rq->rq_flags & RQF_DONTPREP)) {
-		rq->rq_flags |= RQF_DONTPREP;
+		/*
+		 * With this mark a request that is requeued comes behind those
+		 * that wait for a tag. They may wait until the drive is thawed,
+		 * so freeze.c's flush, which needs none of their tags, comes as
+		 * a new one each time.
+		 */
+		if (req_op(rq) != REQ_OP_DRV_OUT)
+			rq->rq_flags |= RQF_DONTPREP;
 		pdu->generation = READ_ONCE(d->generation);
 		pdu->was_out = false;
 		trace_spicebd_start(d, rq, op, pdu->generation);
@@ -453,7 +476,7 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 			ret = -EIO;
 			break;
 		}
-		s = queue_sock(&d->queues[queue]);
+		s = held_back(d, rq) ? NULL : queue_sock(&d->queues[queue]);
 		if (s) {
 			ret = s->bufs ?
 			      give_out_batched(d, s, queue, io, bd->last) :
@@ -463,12 +486,13 @@ static blk_status_t sbd_queue_rq(struct blk_mq_hw_ctx *hctx,
 			sbd_sock_put(s);
 		} else {
 			ret = hold_io(d, io);
+			held = !ret;
 		}
-		/* Bound or unbound meanwhile: the table has been changed. */
+		/* Bound, unbound, frozen or thawed meanwhile: look again. */
 	} while (ret == -EAGAIN);
 	memalloc_noio_restore(noio);
 	/* Those before it wait for the last one, which is not sent itself. */
-	if (ret && bd->last)
+	if ((ret || held) && bd->last)
 		sbd_commit_rqs(hctx);
 
 	switch (ret) {
@@ -656,11 +680,11 @@ void sbd_queue_take_back(struct sbd_drive *d, struct sbd_sock *s)
  * @d: the drive, its lock held
  *
  * To be called whenever something changes that it depends on: medium, bound
- * sockets, link, the timeout.
+ * sockets, link, freeze, the timeout.
  */
 void sbd_queue_clock(struct sbd_drive *d)
 {
-	bool run = d->tray.medium && !(d->gate & SBD_GATE_GONE) &&
+	bool run = d->tray.medium && !(d->gate & SBD_GATE_GONE) && !d->freeze &&
 		   (!d->nr_socks || d->helper.link == SPICEBD_LINK_LOST);
 	unsigned long now = jiffies, end;
 
@@ -741,7 +765,7 @@ static struct sbd_io *find_io(struct sbd_sock *s, u64 cookie, bool last,
 		*why = "this socket is no longer bound";
 		return ERR_PTR(-ENOTCONN);
 	}
-	if (queue < d->nr_queues && tag < d->depth) {
+	if (queue < d->nr_queues && tag < sbd_nr_tags(d)) {
 		io = &d->queues[queue].io[tag];
 		/*
 		 * A request that another socket has may change under us, but

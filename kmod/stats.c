@@ -88,6 +88,8 @@ u32 sbd_drive_state(const struct sbd_drive *d)
 		state |= SPICEBD_STATE_HOLDING;
 	if (d->tray.locked_admin)
 		state |= SPICEBD_STATE_LOCKED_ADMIN;
+	if (d->freeze)
+		state |= SPICEBD_STATE_FREEZING;
 	return state;
 }
 
@@ -121,6 +123,8 @@ static const char *state_word(const struct sbd_drive *d)
 		return "stale";
 	if (!sbd_readable(d))
 		return "empty";
+	if (d->freeze)
+		return "frozen";
 	if (!d->ready)
 		return "settling";
 	return sbd_flowing(d) ? "ready" : "held";

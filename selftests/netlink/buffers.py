@@ -15,21 +15,10 @@ import death
 import helper as H
 import rw
 from helper import (ATTACH, EJECT, Helper, Memory, Netlink, NetlinkError,
-                    Queue, attr, silent, wait_until)
+                    Queue, attr, silent, wait_until, with_memory)
 from tap import module, run, same, settle, sh
 
 PAGE = mmap.PAGESIZE
-
-
-def with_memory(test):
-    def again():
-        H.Helper.MEMORY = 8 << 20
-        try:
-            test()
-        finally:
-            H.Helper.MEMORY = 0
-    again.__name__ = test.__name__ + "_with_memory"
-    return again
 
 
 def killed_with_memory():

@@ -46,13 +46,16 @@ PIECE_MAX = 60 * 1024
 (DRIVE_GET, DRIVE_NTF, MANAGE, DRIVE_ADD, DRIVE_SET, DRIVE_DEL, ATTACH, DETACH,
  KEY_NEW, QUEUE_BIND, LINK_REPORT, MEDIUM_INSERT, MEDIUM_REMOVE, TRAY_OPEN,
  TRAY_CLOSE, EJECT, IO_REQUEST, IO_DATA, IO_COMPLETE, LOCK, UNLOCK,
- IO_REQUESTS, IO_ANSWERS, MEDIUM_SET) = range(1, 25)
+ IO_REQUESTS, IO_ANSWERS, MEDIUM_SET, FREEZE, THAW) = range(1, 27)
 # attributes of a drive
 (A_PAD, A_INDEX, A_NAME, A_MAJOR, A_MINOR, A_PERSONALITY, A_NR_QUEUES,
  A_QUEUE_DEPTH, A_MAX_IO, A_RECONNECT_TIMEOUT, A_STALL_TIMEOUT, A_TRAY,
  A_STATE, A_HELPER, A_HELPER_PID, A_LINK, A_NR_SOCKETS, A_OPENERS, A_IN_FLIGHT,
  A_HELD, A_HOLD_LEFT, A_GENERATION, A_MEDIUM, A_STATS, A_FORCE,
- A_EVENT, A_USERS) = range(1, 28)
+ A_EVENT, A_USERS, A_FREEZE, A_FREEZE_ERROR, A_HOLDER, A_HOLD_LIMIT,
+ A_HELD_START, A_HOLDERS) = range(1, 34)
+# of a holder
+(HO_PAD, HO_NAME, HO_SINCE, HO_LEFT) = range(1, 5)
 # of a medium
 (M_PAD, M_ID, M_SIZE, M_FLAGS, M_BLOCK_SIZE, M_IO_OPT, M_DISCARD_ALIGN,
  M_MAX_DISCARD, M_READ_AHEAD) = range(1, 10)
@@ -72,11 +75,12 @@ READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(5)
 CDROM, DISK = range(2)
 F_READ_ONLY, F_ROTATIONAL, F_FLUSH, F_FUA, F_DISCARD, F_WRITE_ZEROES = \
     (1 << i for i in range(6))
-S_MEDIUM, S_READY, S_LOCKED, S_STALE, S_HOLDING, S_LOCKED_ADMIN = \
-    (1 << i for i in range(6))
+S_MEDIUM, S_READY, S_LOCKED, S_STALE, S_HOLDING, S_LOCKED_ADMIN, S_FREEZING = \
+    (1 << i for i in range(7))
+THAWED, DRAINING, FLUSHING, FROZEN, FAILED = range(5)
 EVENTS = ("drive_added drive_removed tray_moved medium_changed eject_request "
           "lock_changed helper_attached helper_lost link_lost "
-          "link_back unused").split()
+          "link_back unused freeze freeze_expired").split()
 HELPER_NONE, HELPER_ATTACHED, HELPER_LOST = range(3)
 
 NUMBERS = {A_INDEX: "index", A_MAJOR: "major", A_MINOR: "minor",
@@ -87,7 +91,8 @@ NUMBERS = {A_INDEX: "index", A_MAJOR: "major", A_MINOR: "minor",
            A_LINK: "link", A_NR_SOCKETS: "nr_sockets", A_OPENERS: "openers",
            A_USERS: "users",
            A_IN_FLIGHT: "in_flight", A_HELD: "held",
-           A_HOLD_LEFT: "hold_left"}
+           A_HOLD_LEFT: "hold_left", A_FREEZE: "freeze",
+           A_FREEZE_ERROR: "freeze_error"}
 
 
 class NetlinkError(OSError):
@@ -134,8 +139,15 @@ def split(data):
         at += (length + 3) & ~3
 
 
+def holder_dict(payload):
+    h = dict(parse(payload))
+    return {"name": h.get(HO_NAME, b"").rstrip(b"\0").decode(),
+            "since": number(h[HO_SINCE]),
+            "left": number(h[HO_LEFT]) if HO_LEFT in h else None}
+
+
 def drive_dict(body):
-    out = {"medium": None}
+    out = {"medium": None, "holders": []}
     for kind, payload in parse(body[4:]):
         if kind in NUMBERS:
             out[NUMBERS[kind]] = number(payload)
@@ -150,6 +162,8 @@ def drive_dict(body):
         elif kind == A_STATS:
             out["stats"] = {STATS[k - 2]: number(v)
                             for k, v in parse(payload) if k >= 2}
+        elif kind == A_HOLDERS:
+            out["holders"].append(holder_dict(payload))
         elif kind == A_EVENT:
             out["event"] = EVENTS[number(payload)]
     return out
@@ -261,6 +275,15 @@ class Netlink:
         """errno of a tray or medium command."""
         return self.fails(cmd, attr(A_INDEX, index) +
                           (attr(A_FORCE, b"") if force else b""))
+
+    def freeze(self, index, holder="test", limit=0):
+        return drive_dict(self.do(FREEZE, attr(A_INDEX, index) +
+                                  attr(A_HOLDER, holder.encode() + b"\0") +
+                                  attr(A_HOLD_LIMIT, limit))[0])
+
+    def thaw(self, index, holder="test"):
+        return drive_dict(self.do(THAW, attr(A_INDEX, index) +
+                                  attr(A_HOLDER, holder.encode() + b"\0"))[0])
 
     def keys(self, cmd, index, nr):
         body = self.do(cmd, attr(H_INDEX, index) + attr(H_NR_KEYS, nr))[0]
@@ -607,6 +630,18 @@ class Helper:
     def close(self):
         self.unbind()
         self.ctl.close()
+
+
+def with_memory(test):
+    """The same test, with registered memory."""
+    def again():
+        Helper.MEMORY = 8 << 20
+        try:
+            test()
+        finally:
+            Helper.MEMORY = 0
+    again.__name__ = test.__name__ + "_with_memory"
+    return again
 
 
 # Ways to misbehave: helper.behave = one of these.

@@ -50,6 +50,14 @@
 #define SPICEBD_MAX_KEYS		16
 /* Identity of a medium, opaque to the kernel, bytes at most. */
 #define SPICEBD_MEDIUM_ID_MAX		64
+/*
+ * Holders that keep a drive frozen at one time, and a holder's name, bytes
+ * without its end.
+ */
+#define SPICEBD_MAX_HOLDERS		16
+#define SPICEBD_HOLDER_NAME_MAX		31
+/* The holder of a drive that was made held. */
+#define SPICEBD_DEFAULT_HOLDER		"start"
 /* Timeouts, seconds. */
 #define SPICEBD_TIMEOUT_FOREVER		(-1)
 #define SPICEBD_MAX_TIMEOUT		86400
@@ -98,6 +106,25 @@ enum spicebd_link {
 };
 
 /**
+ * enum spicebd_freeze - whether requests pass, and what is done so that they
+ *	may stop for good
+ * @SPICEBD_FREEZE_THAWED: they pass
+ * @SPICEBD_FREEZE_DRAINING: new ones wait, the helper has some
+ * @SPICEBD_FREEZE_FLUSHING: the helper has none; the far end's cache is being
+ *	flushed
+ * @SPICEBD_FREEZE_FROZEN: done: what was answered is on the far end's store
+ * @SPICEBD_FREEZE_FAILED: the flush failed: requests wait, but what was
+ *	answered may not be on the store
+ */
+enum spicebd_freeze {
+	SPICEBD_FREEZE_THAWED,
+	SPICEBD_FREEZE_DRAINING,
+	SPICEBD_FREEZE_FLUSHING,
+	SPICEBD_FREEZE_FROZEN,
+	SPICEBD_FREEZE_FAILED,
+};
+
+/**
  * enum spicebd_op - operation of an I/O request
  */
 enum spicebd_op {
@@ -127,6 +154,7 @@ enum spicebd_op {
 #define SPICEBD_STATE_STALE		(1U << 3)	/* openers of a medium ejected by force */
 #define SPICEBD_STATE_HOLDING		(1U << 4)	/* requests are held */
 #define SPICEBD_STATE_LOCKED_ADMIN	(1U << 5)	/* the administrator locked the drive */
+#define SPICEBD_STATE_FREEZING		(1U << 6)	/* it has a holder, and so no request passes */
 
 /**
  * enum spicebd_event - what a SPICEBD_CMD_DRIVE_NTF message reports
@@ -136,6 +164,10 @@ enum spicebd_op {
  *	in use
  * @SPICEBD_EVENT_UNUSED: after such a request the last user has gone, or the
  *	last lock was opened, whichever is later; once for all requests before
+ * @SPICEBD_EVENT_FREEZE: the drive's enum spicebd_freeze has changed, or its
+ *	holders have
+ * @SPICEBD_EVENT_FREEZE_EXPIRED: a holder's limit has come and it is one no
+ *	more
  */
 enum spicebd_event {
 	SPICEBD_EVENT_DRIVE_ADDED,
@@ -149,6 +181,8 @@ enum spicebd_event {
 	SPICEBD_EVENT_LINK_LOST,
 	SPICEBD_EVENT_LINK_BACK,
 	SPICEBD_EVENT_UNUSED,
+	SPICEBD_EVENT_FREEZE,
+	SPICEBD_EVENT_FREEZE_EXPIRED,
 };
 
 /**
@@ -192,9 +226,31 @@ enum {
 	SPICEBD_A_DRIVE_FORCE,			/* flag, argument */
 	SPICEBD_A_DRIVE_EVENT,			/* u32, enum spicebd_event */
 	SPICEBD_A_DRIVE_USERS,			/* u32, openers that hold the medium */
+	SPICEBD_A_DRIVE_FREEZE,			/* u32, enum spicebd_freeze */
+	SPICEBD_A_DRIVE_FREEZE_ERROR,		/* u32, errno value of a flush that failed */
+	SPICEBD_A_DRIVE_HOLDER,			/* string, 1..SPICEBD_HOLDER_NAME_MAX, argument */
+	SPICEBD_A_DRIVE_HOLD_LIMIT,		/* u32, seconds, argument; 0 or absent: none */
+	SPICEBD_A_DRIVE_HELD_START,		/* flag, argument: make it held */
+	SPICEBD_A_DRIVE_HOLDERS,		/* nest, enum spicebd_attr_holder; one for each */
 
 	__SPICEBD_A_DRIVE_MAX,
 	SPICEBD_A_DRIVE_MAX = (__SPICEBD_A_DRIVE_MAX - 1)
+};
+
+/**
+ * enum spicebd_attr_holder - one that keeps a drive frozen
+ *
+ * Only a manager sees @SPICEBD_A_HOLDER_NAME in answers.
+ */
+enum {
+	SPICEBD_A_HOLDER_UNSPEC,
+	SPICEBD_A_HOLDER_PAD,
+	SPICEBD_A_HOLDER_NAME,			/* string */
+	SPICEBD_A_HOLDER_SINCE,			/* u64, ms, for how long */
+	SPICEBD_A_HOLDER_LEFT,			/* u32, ms until its limit; absent: it has none */
+
+	__SPICEBD_A_HOLDER_MAX,
+	SPICEBD_A_HOLDER_MAX = (__SPICEBD_A_HOLDER_MAX - 1)
 };
 
 /**
@@ -336,8 +392,10 @@ struct spicebd_io_answer {
  *	initial user namespace, opener and sender. INDEX given (several times):
  *	of these drives only; such a manager may not add drives.
  * @SPICEBD_CMD_DRIVE_ADD: manager. PERSONALITY, optional INDEX, NR_QUEUES,
- *	QUEUE_DEPTH, MAX_IO, RECONNECT_TIMEOUT, STALL_TIMEOUT. Answers with
- *	the drive. -EEXIST: that index is taken; -ENOSPC: no more drives.
+ *	QUEUE_DEPTH, MAX_IO, RECONNECT_TIMEOUT, STALL_TIMEOUT, HELD_START: with
+ *	that one it is frozen from its first moment, by SPICEBD_DEFAULT_HOLDER.
+ *	Answers with the drive. -EEXIST: that index is taken; -ENOSPC: no more
+ *	drives.
  * @SPICEBD_CMD_DRIVE_SET: manager. INDEX, RECONNECT_TIMEOUT, STALL_TIMEOUT.
  * @SPICEBD_CMD_DRIVE_DEL: manager. INDEX, FORCE. -EBUSY while open or locked
  *	by the administrator, unless FORCE: then the drive is gone at once, for
@@ -383,6 +441,15 @@ struct spicebd_io_answer {
  *	request, for a disk too), nor does an ioctl, nor DRIVE_DEL. Other than
  *	the lock of the drive's user it outlives all openers.
  * @SPICEBD_CMD_UNLOCK: manager. INDEX, FORCE: the lock of the drive's user too.
+ * @SPICEBD_CMD_FREEZE: manager. INDEX, HOLDER, HOLD_LIMIT. From now on no
+ *	request passes until every holder has thawed; those that come wait.
+ *	Answers with the drive at once: it is frozen when FREEZE says so, of
+ *	which an event tells. A holder that freezes again sets its limit anew.
+ *	While a drive is frozen the clock of the reconnect timeout stands, and a
+ *	medium that is inserted becomes readable when it is thawed; by force a
+ *	medium can still be taken. -ENOSPC: too many holders.
+ * @SPICEBD_CMD_THAW: manager. INDEX, HOLDER. -ENOENT: it is no holder, or its
+ *	limit has come.
  * @SPICEBD_CMD_IO_REQUEST: kernel to helper. COOKIE, OP, FLAGS, OFFSET, LENGTH,
  *	QUEUE, GENERATION. A write's payload follows in order: a first piece in
  *	the request itself, each other piece an IO_DATA message.
@@ -424,6 +491,8 @@ enum spicebd_cmd {
 	SPICEBD_CMD_IO_REQUESTS,
 	SPICEBD_CMD_IO_ANSWERS,
 	SPICEBD_CMD_MEDIUM_SET,
+	SPICEBD_CMD_FREEZE,
+	SPICEBD_CMD_THAW,
 
 	__SPICEBD_CMD_MAX,
 	SPICEBD_CMD_MAX = (__SPICEBD_CMD_MAX - 1)
