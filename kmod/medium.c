@@ -478,12 +478,14 @@ void sbd_medium_work(struct work_struct *work)
 			drop_partitions(d);
 		if (wanted == d->shown)
 			break;
-		if (d->shown)
+		if (d->shown) {
 			hide(d, unused);
-		else if (frozen)
-			break;	/* it would be read from; thawing comes back here */
-		else
-			show(d, wanted, &m);
+			continue;
+		}
+		/* It would be read from. Thawing comes back here. */
+		if (frozen)
+			break;
+		show(d, wanted, &m);
 	}
 	memalloc_noio_restore(noio);
 	wake_up_all(&d->ready_wait);
