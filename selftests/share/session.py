@@ -8,6 +8,7 @@ from sharelib import Link, Server, Share, check, equal, linked, make_iso, random
 import os
 import select
 import signal
+import socket
 import struct
 import threading
 import time
@@ -512,6 +513,68 @@ def reconnect():
     equal(share.stop(), 0, "exit status")
 
 
+class Door(threading.Thread):
+    """Before a Spice server: ends the first @ended connections of ports unheard."""
+
+    def __init__(self, server, ended):
+        super().__init__(daemon=True)
+        self.to, self.ended = f"{server.dir}/spice", ended
+        self.path = f"{server.dir}/door"
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.bind(self.path)
+        self.sock.listen(16)
+        s.later(self.close)
+        self.start()
+
+    def close(self):
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+    def run(self):
+        while True:
+            try:
+                client, _ = self.sock.accept()
+            except OSError:
+                return
+            # Header, session, then the kind of channel: 10 is a port.
+            head = client.recv(21, socket.MSG_WAITALL)
+            if len(head) < 21 or (head[20] == 10 and self.ended):
+                self.ended -= len(head) == 21
+                client.close()
+                continue
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self.to)
+            server.sendall(head)
+            for a, b in ((client, server), (server, client)):
+                threading.Thread(target=self.pump, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def pump(a, b):
+        try:
+            while d := a.recv(1 << 16):
+                b.sendall(d)
+            b.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+def port_not_let_in():
+    """a port that does not link while the main channel stands is linked by a new connection"""
+    server = Server()
+    door = Door(server, 2)
+    link = Link(server.port())
+    share = Share("--uri", f"spice+unix://{door.path}", image(1))
+    share.event("connected")
+    share.event("reconnecting")
+    share.event("connected")
+    share.event("reconnecting")
+    share.event("connected")
+    link.hello()
+    equal(door.ended, 0, "connections left to end")
+    link.open(link.offer("disk.img")).nbd().shutdown()
+    equal(share.stop(), 0, "exit status")
+
+
 def no_reconnect():
     """--no-reconnect: status 1 when the connection is lost"""
     server = Server()
@@ -668,5 +731,5 @@ if __name__ == "__main__":
     s.run([iso_checksum, several_streams, writes, read_only, only_that_file, hello, resync,
            lost_bytes, old_epoch, rules, optional, version, no_offer, fence, fence_close,
            fence_lost, busy, server_dies, folder_server_dies, changed, window, no_reader,
-           silence, reconnect, no_reconnect, reopened, interrupt, interrupt_twice,
+           silence, reconnect, port_not_let_in, no_reconnect, reopened, interrupt, interrupt_twice,
            interrupt_refused, exit_on_eject, live_line, secret, left_behind])

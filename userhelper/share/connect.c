@@ -242,18 +242,44 @@ static void relink_by_secret(struct connection *c, SpiceChannel *channel)
  * the server has seen all channels, so from now on the secret is shown. It may
  * still be under way. Once for each channel.
  */
-static void on_other_event(SpiceChannel *channel, SpiceChannelEvent event, gpointer data)
+static bool link_again(struct connection *c, SpiceChannel *channel)
 {
-	struct connection *c = data;
-
-	if (event != SPICE_CHANNEL_ERROR_AUTH ||
-	    g_object_get_data(G_OBJECT(channel), "spicebd-again"))
-		return;
+	if (g_object_get_data(G_OBJECT(channel), "spicebd-again"))
+		return false;
 	g_object_set_data(G_OBJECT(channel), "spicebd-again", channel);
 	if (c->secret)
 		relink_by_secret(c, channel);
 	else
 		g_ptr_array_add(c->waiting, g_object_ref(channel));
+	return true;
+}
+
+/*
+ * The main channel stands as long as it likes, whatever becomes of the others.
+ * So a port that never came up, as the server was tired of waiting for us, is
+ * linked by beginning anew. One that came up and went may have been removed.
+ */
+static void on_other_event(SpiceChannel *channel, SpiceChannelEvent event, gpointer data)
+{
+	struct connection *c = data;
+
+	switch (event) {
+	case SPICE_CHANNEL_NONE:
+	case SPICE_CHANNEL_SWITCHING:
+		return;
+	case SPICE_CHANNEL_OPENED:
+		g_object_set_data(G_OBJECT(channel), "spicebd-linked", channel);
+		return;
+	case SPICE_CHANNEL_ERROR_AUTH:
+		if (link_again(c, channel))
+			return;
+		break;
+	default:
+		break;
+	}
+	if (SPICE_IS_PORT_CHANNEL(channel) &&
+	    !g_object_get_data(G_OBJECT(channel), "spicebd-linked"))
+		connection_restart(c, "the server did not let the channel of a port in");
 }
 
 static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpointer data)
