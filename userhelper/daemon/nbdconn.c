@@ -290,7 +290,8 @@ int nbdconn_props(struct nbd_handle *h, struct nbd_props *p, struct task *t, str
 
 	memset(p, 0, sizeof(*p));
 	if (size < 0)
-		return fail_nbd(e, "NBD server does not tell the size");
+		return derr_set(e, EFBIG, "NBD server: it does not tell the size, or one of more "
+				"than 8 EiB");
 	p->size = size;
 	p->read_only = nbd_is_read_only(h) != 0;
 	p->flush = nbd_can_flush(h) == 1;
