@@ -224,8 +224,11 @@ static int measure(struct nbd_handle *h, struct nbd_props *p, struct task *t, st
 			break;
 	}
 	g_free(buf);
-	/* A medium whose beginning cannot be read is one all the same. */
-	return r < 0 && nbd_aio_is_ready(h) ? 0 : r;
+	/*
+	 * A medium whose beginning cannot be read is one all the same; a read that
+	 * was not answered in time would be, later, into what is freed here.
+	 */
+	return r < 0 && nbd_aio_is_ready(h) && !nbd_aio_in_flight(h) ? 0 : r;
 }
 
 /*
