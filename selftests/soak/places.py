@@ -94,6 +94,7 @@ class Kept:
     def __init__(self, name, *cmd, env=None):
         self.name, self.cmd, self.env = name, cmd, dict(os.environ, **(env or {}))
         self.end = False
+        self.statuses = []
         self.log = open(f"/run/soak/{name}.log", "a")
         self.p = self.begin()
         self.thread = threading.Thread(target=self.keep, daemon=True)
@@ -105,7 +106,7 @@ class Kept:
 
     def keep(self):
         while True:
-            self.p.wait()
+            self.statuses.append(self.p.wait())
             if self.end:
                 return
             time.sleep(0.3)
