@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The small parts of lib/: hex digits, the boot's id, disc images, texts, holders.
+ * The small parts of lib/: hex digits, the boot's id, disc images, texts, holders,
+ * and how far a freeze is.
  *
- * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/lib_test.c userhelper/lib/hex.c userhelper/lib/bootid.c userhelper/lib/disc.c userhelper/lib/sock.c userhelper/lib/text.c userhelper/lib/holders.c
+ * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib -Iuapi selftests/unit/lib_test.c userhelper/lib/hex.c userhelper/lib/bootid.c userhelper/lib/disc.c userhelper/lib/sock.c userhelper/lib/text.c userhelper/lib/holders.c userhelper/lib/freezing.c
  */
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,7 @@
 
 #include "bootid.h"
 #include "disc.h"
+#include "freezing.h"
 #include "hex.h"
 #include "holders.h"
 #include "text.h"
@@ -156,6 +159,86 @@ static void test_holders(void)
 	CHECK(holders_describe("no-such-disk", 3, tiny, sizeof(tiny)) && !strcmp(tiny, "open by"));
 }
 
+static void test_freezing_names(void)
+{
+	static const char *const bad[] = {
+		"", "a b", "-a", ".a", "a/b", "a\n", "\xc3\xa4", "12345678901234567890123456789012",
+	};
+
+	CHECK(freezing_holder_ok("a") && freezing_holder_ok("qemu@host:1_2-3.4"));
+	CHECK(freezing_holder_ok("1234567890123456789012345678901"));
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		CHECK(!freezing_holder_ok(bad[i]));
+	CHECK(!strcmp(freeze_str(SPICEBD_FREEZE_FROZEN), "frozen"));
+	CHECK(!strcmp(freeze_str(1000), "failed"));
+}
+
+static void test_freezing_by(void)
+{
+	struct kernel_drive d = { .nr_holders = 2, .holders = {
+		{ .name = "backup", .since_ms = 12999, .limited = true, .left_ms = 1 },
+		{ .name = "", .since_ms = 0 },
+	} };
+	char out[100], tiny[12];
+
+	CHECK(!strcmp(freezing_by(&d, out, sizeof(out)),
+		      "backup since 12 s, for 1 s more; somebody since 0 s"));
+	CHECK(strlen(freezing_by(&d, tiny, sizeof(tiny))) == sizeof(tiny) - 1);
+	CHECK(freezing_find(&d, "backup") == &d.holders[0] && !freezing_find(&d, "admin"));
+	strcpy(d.holders[1].name, "x\033[2J");
+	CHECK(!strchr(freezing_by(&d, out, sizeof(out)), '\033'));
+}
+
+static void test_freezing_look(void)
+{
+	struct kernel_drive d = {
+		.name = "spicebd1", .generation = 3, .state = SPICEBD_STATE_MEDIUM,
+		.helper = SPICEBD_HELPER_ATTACHED, .freeze = SPICEBD_FREEZE_DRAINING,
+		.in_flight = 2, .nr_holders = 1, .holders = { { .name = "me" } },
+	};
+	struct kernel_drive now;
+	struct freezing f;
+
+	freezing_begin(&f, &d, "me");
+	CHECK(freezing_look(&f, &d) == 0 && strstr(f.why, "2 requests are out"));
+	now = d;
+	now.link = SPICEBD_LINK_LOST;
+	CHECK(freezing_look(&f, &now) == 0 && strstr(f.why, "far end is lost"));
+	now.helper = SPICEBD_HELPER_LOST;
+	now.freeze = SPICEBD_FREEZE_FLUSHING;
+	CHECK(freezing_look(&f, &now) == 0 && strstr(f.why, "helper") && strstr(f.why, "flush"));
+	/* The limit came: what was out last is said. */
+	now.holders[0].limited = true;
+	now.holders[0].left_ms = 100;
+	CHECK(freezing_look(&f, &now) == 0);
+	now.nr_holders = 0;
+	now.freeze = SPICEBD_FREEZE_THAWED;
+	CHECK(freezing_look(&f, &now) == -ETIMEDOUT && strstr(f.why, "limit came first: its"));
+	now = d;
+	now.freeze = SPICEBD_FREEZE_FROZEN;
+	CHECK(freezing_look(&f, &now) == 1);
+	now.nr_holders = 0;
+	CHECK(freezing_look(&f, &now) == -ECANCELED && strstr(f.why, "somebody thawed"));
+	now.nr_holders = 1;
+	now.generation++;
+	CHECK(freezing_look(&f, &now) == -ECANCELED);
+	now = d;
+	now.state = 0;
+	CHECK(freezing_look(&f, &now) == -ECANCELED);
+	now = d;
+	now.freeze = SPICEBD_FREEZE_FAILED;
+	now.freeze_error = ENOSPC;
+	CHECK(freezing_look(&f, &now) == -EIO && strstr(f.why, strerror(ENOSPC)));
+	CHECK(freezing_look(&f, NULL) == -ENODEV);
+	/* A held drive may be given its first medium. */
+	d.state = 0;
+	freezing_begin(&f, &d, "me");
+	d.state = SPICEBD_STATE_MEDIUM;
+	d.generation++;
+	d.freeze = SPICEBD_FREEZE_FROZEN;
+	CHECK(freezing_look(&f, &d) == 1);
+}
+
 static const struct {
 	void (*run)(void);
 	const char *what;
@@ -165,6 +248,9 @@ static const struct {
 	{ test_disc, "disc images" },
 	{ test_text, "texts for people" },
 	{ test_holders, "holders of a drive" },
+	{ test_freezing_names, "names of those who freeze" },
+	{ test_freezing_by, "by whom a drive is frozen" },
+	{ test_freezing_look, "how far a freeze is" },
 };
 
 int main(void)

@@ -134,10 +134,28 @@ static void parse_stats(struct nlattr *nest, struct kernel_stats *s)
 	get_u64(tb, SPICEBD_A_STATS_MEDIUM_CHANGES, &s->medium_changes);
 }
 
+static void parse_holder(struct nlattr *nest, struct kernel_drive *d)
+{
+	struct nlattr *tb[SPICEBD_A_HOLDER_MAX + 1];
+	struct kernel_holder *h = &d->holders[d->nr_holders];
+
+	if (d->nr_holders >= SPICEBD_MAX_HOLDERS ||
+	    nla_parse_nested(tb, SPICEBD_A_HOLDER_MAX, nest, NULL) < 0)
+		return;
+	if (tb[SPICEBD_A_HOLDER_NAME])
+		nla_strlcpy(h->name, tb[SPICEBD_A_HOLDER_NAME], sizeof(h->name));
+	get_u64(tb, SPICEBD_A_HOLDER_SINCE, &h->since_ms);
+	h->limited = tb[SPICEBD_A_HOLDER_LEFT];
+	get_u32(tb, SPICEBD_A_HOLDER_LEFT, &h->left_ms);
+	d->nr_holders++;
+}
+
 int kernel_parse_drive(const void *attrs, size_t len, struct kernel_drive *d)
 {
 	struct nlattr *tb[SPICEBD_A_DRIVE_MAX + 1];
 	uint32_t reconnect = SPICEBD_DEFAULT_RECONNECT;
+	struct nlattr *a;
+	int rem;
 
 	memset(d, 0, sizeof(*d));
 	if (nla_parse(tb, SPICEBD_A_DRIVE_MAX, (struct nlattr *)attrs, len, NULL) < 0)
@@ -173,6 +191,11 @@ int kernel_parse_drive(const void *attrs, size_t len, struct kernel_drive *d)
 	get_u32(tb, SPICEBD_A_DRIVE_HOLD_LEFT, &d->hold_left_ms);
 	get_u64(tb, SPICEBD_A_DRIVE_GENERATION, &d->generation);
 	get_u32(tb, SPICEBD_A_DRIVE_EVENT, &d->event);
+	get_u32(tb, SPICEBD_A_DRIVE_FREEZE, &d->freeze);
+	get_u32(tb, SPICEBD_A_DRIVE_FREEZE_ERROR, &d->freeze_error);
+	nla_for_each_attr(a, (struct nlattr *)attrs, len, rem)
+		if (nla_type(a) == SPICEBD_A_DRIVE_HOLDERS)
+			parse_holder(a, d);
 	parse_medium(tb[SPICEBD_A_DRIVE_MEDIUM], &d->medium);
 	parse_stats(tb[SPICEBD_A_DRIVE_STATS], &d->stats);
 	return 0;
@@ -511,6 +534,8 @@ int kernel_add(struct kernel *k, const struct kernel_drive_new *a, struct kernel
 		r = nla_put_s32(msg, SPICEBD_A_DRIVE_RECONNECT_TIMEOUT, a->reconnect_timeout);
 	if (!r && a->set_stall)
 		r = nla_put_u32(msg, SPICEBD_A_DRIVE_STALL_TIMEOUT, a->stall_timeout);
+	if (!r && a->held)
+		r = nla_put_flag(msg, SPICEBD_A_DRIVE_HELD_START);
 	if (r < 0)
 		return no_memory(msg, err);
 	memset(d, 0, sizeof(*d));
@@ -706,6 +731,31 @@ int kernel_unlock(struct kernel *k, uint32_t index, bool force, struct kernel_er
 	return simple(k, SPICEBD_CMD_UNLOCK, index, force, err);
 }
 
+int kernel_freeze(struct kernel *k, uint32_t index, const char *holder, uint32_t limit,
+		  struct kernel_drive *d, struct kernel_err *err)
+{
+	struct nl_msg *msg = request(k, SPICEBD_CMD_FREEZE, NLM_F_ACK);
+
+	if (!msg || nla_put_u32(msg, SPICEBD_A_DRIVE_INDEX, index) < 0 ||
+	    nla_put_string(msg, SPICEBD_A_DRIVE_HOLDER, holder) < 0 ||
+	    nla_put_u32(msg, SPICEBD_A_DRIVE_HOLD_LIMIT, limit) < 0)
+		return no_memory(msg, err);
+	memset(d, 0, sizeof(*d));
+	return talk(k, msg, take_drive, d, err);
+}
+
+int kernel_thaw(struct kernel *k, uint32_t index, const char *holder, struct kernel_drive *d,
+		struct kernel_err *err)
+{
+	struct nl_msg *msg = request(k, SPICEBD_CMD_THAW, NLM_F_ACK);
+
+	if (!msg || nla_put_u32(msg, SPICEBD_A_DRIVE_INDEX, index) < 0 ||
+	    nla_put_string(msg, SPICEBD_A_DRIVE_HOLDER, holder) < 0)
+		return no_memory(msg, err);
+	memset(d, 0, sizeof(*d));
+	return talk(k, msg, take_drive, d, err);
+}
+
 /* Events. */
 
 static void family_event(struct kernel_events *ev, struct genlmsghdr *g)
@@ -855,6 +905,8 @@ const char *kernel_event_str(uint32_t event)
 		[SPICEBD_EVENT_LINK_LOST] = "link-lost",
 		[SPICEBD_EVENT_LINK_BACK] = "link-back",
 		[SPICEBD_EVENT_UNUSED] = "unused",
+		[SPICEBD_EVENT_FREEZE] = "freeze",
+		[SPICEBD_EVENT_FREEZE_EXPIRED] = "freeze-expired",
 	};
 
 	return event < sizeof(names) / sizeof(names[0]) ? names[event] : "unknown";

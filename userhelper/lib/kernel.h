@@ -45,9 +45,23 @@ struct kernel_stats {
 };
 
 /**
+ * struct kernel_holder - one that keeps a drive frozen
+ * @name: empty: not shown to this socket
+ * @since_ms: for how long
+ * @limited: @left_ms is until it is one no more
+ */
+struct kernel_holder {
+	char name[SPICEBD_HOLDER_NAME_MAX + 1];
+	uint64_t since_ms;
+	bool limited;
+	uint32_t left_ms;
+};
+
+/**
  * struct kernel_drive - a drive as the kernel tells it
  * @medium: meaningful with SPICEBD_STATE_MEDIUM in @state
  * @hold_left_ms: with @hold_limited: until held requests fail
+ * @freeze: enum spicebd_freeze; @freeze_error: errno value of a flush that failed
  * @event: enum spicebd_event, in events only
  */
 struct kernel_drive {
@@ -68,6 +82,9 @@ struct kernel_drive {
 	bool hold_limited;
 	uint32_t hold_left_ms;
 	uint64_t generation;
+	uint32_t freeze, freeze_error;
+	unsigned int nr_holders;
+	struct kernel_holder holders[SPICEBD_MAX_HOLDERS];
 	struct kernel_medium medium;
 	struct kernel_stats stats;
 	uint32_t event;
@@ -77,6 +94,7 @@ struct kernel_drive {
  * struct kernel_drive_new - arguments of a new drive
  *
  * A member is sent only when its "set_" flag is true.
+ * @held: made frozen, by the holder SPICEBD_DEFAULT_HOLDER
  */
 struct kernel_drive_new {
 	uint32_t personality;
@@ -84,6 +102,7 @@ struct kernel_drive_new {
 	uint32_t index, nr_queues, queue_depth, max_io;
 	int32_t reconnect_timeout;
 	uint32_t stall_timeout;
+	bool held;
 };
 
 struct kernel_keys {
@@ -150,6 +169,17 @@ int kernel_lock(struct kernel *k, uint32_t index, struct kernel_err *err);
  * @force: the lock of the drive's user too
  */
 int kernel_unlock(struct kernel *k, uint32_t index, bool force, struct kernel_err *err);
+
+/**
+ * kernel_freeze() - become a holder of a frozen drive
+ * @holder: its name; one that is a holder already sets its limit anew
+ * @limit: seconds, 0 none
+ * @d: out: the drive; it is frozen when its state says so, of which an event tells
+ */
+int kernel_freeze(struct kernel *k, uint32_t index, const char *holder, uint32_t limit,
+		  struct kernel_drive *d, struct kernel_err *err);
+int kernel_thaw(struct kernel *k, uint32_t index, const char *holder, struct kernel_drive *d,
+		struct kernel_err *err);
 
 /*
  * Events come on a socket of their own, which no answer can crowd out.
