@@ -50,6 +50,8 @@ static void refuse(struct drive *d, struct source *s, int r, const struct derr *
 	if ((r == -EBUSY || r == -EINPROGRESS) && d->present && !d->blockers) {
 		if (d->k.state & SPICEBD_STATE_LOCKED_ADMIN)
 			text = "it is locked by the administrator there";
+		else if (d->k.state & SPICEBD_STATE_FREEZING)
+			text = "it is frozen there for a moment";
 		else if (holders_describe(d->k.name, d->k.users, who, sizeof(who)))
 			text = who;
 		else if (d->k.state & SPICEBD_STATE_LOCKED)

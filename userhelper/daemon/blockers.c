@@ -6,6 +6,7 @@
 
 #include "drive.h"
 #include "export.h"
+#include "freeze.h"
 
 /*
  * A row for each operation: what blocks it, and what blocks it even with force.
@@ -16,33 +17,38 @@ static const struct {
 } table[] = {
 	[OP_INSERT] = {
 		"insert into it",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT,
-		BLOCK_INSERT | BLOCK_DELETE,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_HELD,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_HELD,
 	},
 	[OP_CHANGE] = {
 		"change its medium",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT,
-		BLOCK_INSERT | BLOCK_DELETE,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT | BLOCK_FREEZE,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_FREEZE,
 	},
 	[OP_EJECT] = {
 		"eject",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_EXPORT,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_EXPORT | BLOCK_FREEZE,
 		BLOCK_DELETE,
 	},
 	[OP_REMOVE] = {
 		"remove its medium",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT | BLOCK_FREEZE,
 		BLOCK_DELETE,
 	},
 	[OP_TRAY] = {
 		"move its tray",
-		BLOCK_INSERT | BLOCK_DELETE,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_FREEZE,
 		BLOCK_INSERT | BLOCK_DELETE,
 	},
 	[OP_DELETE] = {
 		"delete it",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT | BLOCK_FREEZE,
 		BLOCK_DELETE,
+	},
+	[OP_FREEZE] = {
+		"freeze it",
+		BLOCK_INSERT | BLOCK_DELETE,
+		BLOCK_INSERT | BLOCK_DELETE,
 	},
 };
 
@@ -67,9 +73,18 @@ bool blockers_stopped(void)
 	return stopping;
 }
 
+static unsigned int current(const struct drive *d)
+{
+	unsigned int now = d->blockers;
+
+	if (freeze_held(d))
+		now |= freeze_at_start(d) ? BLOCK_FREEZE : BLOCK_FREEZE | BLOCK_HELD;
+	return now;
+}
+
 int blockers_check(const struct drive *d, enum operation op, bool force, struct derr *e)
 {
-	unsigned int now = d->blockers &
+	unsigned int now = current(d) &
 		(force ? table[op].blocked_forced : table[op].blocked);
 
 	if (stopping)
@@ -79,6 +94,12 @@ int blockers_check(const struct drive *d, enum operation op, bool force, struct 
 		if (now & reasons[i].bit)
 			return derr_set(e, EBUSY, "drive %s: cannot %s: %s", d->k.name,
 					table[op].verb, reasons[i].text);
+	if (now & (BLOCK_FREEZE | BLOCK_HELD)) {
+		char text[500];
+
+		return derr_set(e, EBUSY, "drive %s: cannot %s: it is %s", d->k.name,
+				table[op].verb, freeze_reason(d, text, sizeof(text)));
+	}
 	if (now & BLOCK_EXPORT) {
 		char text[200];
 

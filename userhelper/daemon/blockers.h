@@ -16,6 +16,7 @@ enum operation {
 	OP_REMOVE,
 	OP_TRAY,
 	OP_DELETE,
+	OP_FREEZE,
 };
 
 enum blocker {
@@ -23,6 +24,8 @@ enum blocker {
 	BLOCK_DELETE	= 1 << 1,	/* the drive is being deleted */
 	BLOCK_ADOPT	= 1 << 2,	/* the medium of an earlier spicebdd is being adopted */
 	BLOCK_EXPORT	= 1 << 3,	/* the medium is exported, and has clients there */
+	BLOCK_FREEZE	= 1 << 4,	/* it is frozen: not among drive.blockers, the kernel knows */
+	BLOCK_HELD	= 1 << 5,	/* ... by more than being made held */
 };
 
 /**

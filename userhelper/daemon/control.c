@@ -12,6 +12,7 @@
 
 #include "drive.h"
 #include "fdset.h"
+#include "freezing.h"
 #include "log.h"
 #include "query.h"
 #include "schema.h"
@@ -30,7 +31,7 @@ static int listeners[2] = { -1, -1 };	/* control, status */
 static guint listen_sources[2];
 
 static const struct cmd_desc *const tables[] = {
-	commands_block, commands_export, commands_own, commands_query,
+	commands_block, commands_export, commands_freeze, commands_own, commands_query,
 };
 
 static const struct cmd_desc *find_command(const char *name)
@@ -373,6 +374,28 @@ void control_drive_event(struct drive *d, const struct kernel_drive *k)
 		emit("SPICEBD_LOCK_CHANGED", o, NULL);
 		break;
 	}
+}
+
+void control_freeze_event(const struct kernel_drive *k)
+{
+	JsonObject *o = event_of(k->name), *redacted = event_of(k->name);
+	JsonArray *holders = json_array_new();
+
+	json_object_set_string_member(o, "freeze", freeze_str(k->freeze));
+	json_object_set_string_member(redacted, "freeze", freeze_str(k->freeze));
+	for (unsigned int i = 0; i < k->nr_holders; i++)
+		json_array_add_string_element(holders, k->holders[i].name);
+	json_object_set_array_member(o, "holders", holders);
+	emit("SPICEBD_FREEZE", o, redacted);
+}
+
+void control_freeze_expired(const char *drive, const char *holder)
+{
+	JsonObject *o = event_of(drive);
+
+	if (holder)
+		json_object_set_string_member(o, "holder", holder);
+	emit("SPICEBD_FREEZE_EXPIRED", o, event_of(drive));
 }
 
 void control_link_event(struct drive *d, bool up, const char *reason)

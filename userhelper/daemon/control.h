@@ -46,8 +46,8 @@ struct cmd_desc {
 };
 
 /* The tables, each in a file of its own. */
-extern const struct cmd_desc commands_block[], commands_export[], commands_own[],
-	commands_query[];
+extern const struct cmd_desc commands_block[], commands_export[], commands_freeze[],
+	commands_own[], commands_query[];
 
 void cmd_return(struct cmd *c, JsonNode *ret);
 void cmd_return_object(struct cmd *c, JsonObject *o);
@@ -75,6 +75,10 @@ void control_quit(int status);
 void control_linger(int ms);
 
 void control_drive_event(struct drive *d, const struct kernel_drive *k);
+/* @k: with the names of its holders */
+void control_freeze_event(const struct kernel_drive *k);
+/* @holder: or NULL */
+void control_freeze_expired(const char *drive, const char *holder);
 void control_link_event(struct drive *d, bool up, const char *reason);
 void control_media_event(const char *link);
 void control_export_deleted(const char *id);

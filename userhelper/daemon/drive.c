@@ -11,6 +11,7 @@
 
 #include "control.h"
 #include "export.h"
+#include "freeze.h"
 #include "holders.h"
 #include "links.h"
 #include "log.h"
@@ -122,6 +123,7 @@ static void take(const struct kernel_drive *k)
 	if (!d->present)
 		came(k->index);
 	d->k = *k;
+	freeze_take(d, k);
 	change_wake();
 }
 
@@ -226,6 +228,9 @@ int drive_in_use_err(const struct drive *d, const struct kernel_err *ke, const c
 				"specified, wait for tray to open and try again", d->k.name);
 	if (ke->code != EINPROGRESS && ke->code != EBUSY)
 		return drive_err(d, ke, verb, e);
+	if (freeze_held(d))
+		return derr_set(e, ke->code, "drive %s: cannot %s: it is %s", d->k.name, verb,
+				freeze_reason(d, who, sizeof(who)));
 	/* Mounts alone: other users' open files are not ours to see. */
 	if (!holders_describe(d->k.name, 0, who, sizeof(who)))
 		snprintf(who, sizeof(who), "its user was asked to let go of the medium");
@@ -411,11 +416,13 @@ static void on_drive_event(const struct kernel_drive *k)
 			return;
 		control_drive_event(d, k);
 		went(d);
+		freeze_event(d, k);
 		return;
 	}
 	take(k);
 	d = &drives[k->index];
 	control_drive_event(d, k);
+	freeze_event(d, k);
 	switch (k->event) {
 	case SPICEBD_EVENT_TRAY_MOVED:
 		if (k->tray == SPICEBD_TRAY_OPEN && drive_refresh(d, NULL) == 0)
@@ -488,6 +495,7 @@ static gboolean on_events(gint fd, GIOCondition cond, gpointer arg)
 			compare(d);
 			tray_opened(d);
 		}
+		freeze_look_again();
 	} else if (r < 0) {
 		log_err("the kernel's events: %s", strerror(-r));
 		events_source = 0;

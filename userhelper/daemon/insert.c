@@ -48,7 +48,7 @@ struct insert {
 static bool fits(const struct drive *d, uint32_t personality)
 {
 	return d->k.personality == personality && !drive_has_medium(d) && !d->medium &&
-	       !d->blockers && !(d->k.state & SPICEBD_STATE_STALE);
+	       !d->blockers && !(d->k.state & (SPICEBD_STATE_STALE | SPICEBD_STATE_FREEZING));
 }
 
 static uint32_t wanted_personality(const struct insert *in)
@@ -294,7 +294,9 @@ static void step_ready(void *arg)
 				 d->failed ? ": " : "", d->failed ?: "");
 		return;
 	}
-	in->ready = in->a.open_tray && drive_has_tray(d);
+	/* In a drive that is held it can be read when that is released. */
+	in->ready = (in->a.open_tray && drive_has_tray(d)) ||
+		    d->k.state & SPICEBD_STATE_FREEZING;
 	if (d->k.state & SPICEBD_STATE_READY && d->k.generation >= in->m->generation)
 		in->ready = true;
 }

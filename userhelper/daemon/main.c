@@ -21,6 +21,7 @@
 #include "control.h"
 #include "drive.h"
 #include "export.h"
+#include "freeze.h"
 #include "links.h"
 #include "log.h"
 #include "medium.h"
@@ -105,6 +106,7 @@ void control_quit(int status)
 	sd_notify(0, "STOPPING=1");
 	exit_status = status;
 	blockers_stop();
+	freeze_leave();
 	quiet_end = now_ms() + QUIET_MS;
 	for (struct drive *d = drive_first(); d; d = drive_next(d)) {
 		if (d->op)

@@ -10,6 +10,7 @@
 #include "control.h"
 #include "drive.h"
 #include "export.h"
+#include "freeze.h"
 #include "log.h"
 #include "privs.h"
 #include "sock.h"
@@ -147,6 +148,9 @@ void medium_set_deadline(struct medium *m, long long deadline)
 {
 	long long left = deadline - now_ms();
 
+	/* Its clock stands; freeze.c sets it when the drive is thawed. */
+	if (freeze_held(m->drive))
+		deadline = 0;
 	m->deadline = deadline;
 	if (m->deadline_timer)
 		g_source_remove(m->deadline_timer);

@@ -78,11 +78,12 @@ static bool over(const struct ask *a)
 static bool worth_waiting(const struct drive *d, int r)
 {
 	/*
-	 * Only the administrator opens his lock, and he was not asked. A client of
-	 * an export may be going this moment, as a user may.
+	 * Only the administrator opens his lock, only its holders thaw a frozen
+	 * drive, and they were not asked. A client of an export may be going this
+	 * moment, as a user may.
 	 */
 	return (r == -EBUSY || r == -EINPROGRESS) && !(d->blockers & ~BLOCK_EXPORT) &&
-	       !(d->k.state & SPICEBD_STATE_LOCKED_ADMIN);
+	       !(d->k.state & (SPICEBD_STATE_LOCKED_ADMIN | SPICEBD_STATE_FREEZING));
 }
 
 static void again(struct ask *a)

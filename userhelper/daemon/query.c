@@ -6,6 +6,7 @@
 
 #include "control.h"
 #include "drive.h"
+#include "freezing.h"
 #include "introspect.h"
 #include "links.h"
 #include "nodes.h"
@@ -283,6 +284,28 @@ static const char *reason_of(const struct drive *d)
 	return NULL;
 }
 
+/* The drive was just refreshed, so its holders have their names. */
+static void put_freeze(JsonObject *o, const struct kernel_drive *k, bool names)
+{
+	JsonArray *a = json_array_new();
+
+	json_object_set_string_member(o, "freeze", freeze_str(k->freeze));
+	if (k->freeze_error)
+		json_object_set_string_member(o, "freeze-error", strerror(k->freeze_error));
+	for (unsigned int i = 0; i < k->nr_holders; i++) {
+		const struct kernel_holder *h = &k->holders[i];
+		JsonObject *one = json_object_new();
+
+		if (names)
+			json_object_set_string_member(one, "name", h->name);
+		json_object_set_int_member(one, "since-ms", h->since_ms);
+		if (h->limited)
+			json_object_set_int_member(one, "left-ms", h->left_ms);
+		json_array_add_object_element(a, one);
+	}
+	json_object_set_array_member(o, "holders", a);
+}
+
 static JsonObject *drive_object(struct drive *d, const struct cmd *c)
 {
 	JsonObject *o = json_object_new();
@@ -309,6 +332,7 @@ static JsonObject *drive_object(struct drive *d, const struct cmd *c)
 	json_object_set_int_member(o, "queues", k->nr_queues);
 	json_object_set_int_member(o, "depth", k->queue_depth);
 	json_object_set_int_member(o, "max-io", k->max_io);
+	put_freeze(o, k, !c->status);
 	json_object_set_int_member(o, "reconnect-timeout", k->reconnect_timeout);
 	json_object_set_int_member(o, "stall-timeout", k->stall_timeout);
 	json_object_set_int_member(o, "in-flight", k->in_flight);

@@ -96,8 +96,8 @@ static void step_vacate(void *arg)
 	room->r = room_check(room);
 	if (!room->r && !left_stale(room->d))
 		room->r = vacate(room);
-	/* Only the administrator opens his lock, and he was not asked. */
-	room->locked = room->d->k.state & SPICEBD_STATE_LOCKED_ADMIN;
+	/* Those who locked or froze it were not asked. */
+	room->locked = room->d->k.state & (SPICEBD_STATE_LOCKED_ADMIN | SPICEBD_STATE_FREEZING);
 }
 
 static void step_is_free(void *arg)

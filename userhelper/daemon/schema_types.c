@@ -84,6 +84,9 @@ const struct schema_def schema_defs[] = {
 	ENUM("SpicebdPersonality", "cdrom disk"),
 	ENUM("SpicebdReadOnlyMode", "auto read-only read-write retain"),
 	ENUM("SpicebdTray", "closed open"),
+	ENUM("SpicebdFreeze", "thawed draining flushing frozen failed"),
+	OBJECT("SpicebdHolder", "name:s? since-ms:i left-ms:i?"),
+	OBJECT("SpicebdFrozen", "drive:s left-ms:i?"),
 	ENUM("SpicebdState", "empty ready settling reconnecting error no-helper"),
 	ENUM("SpicebdMediumKind", "cdrom disk unknown"),
 	ENUM("SpicebdSourceType", "spice nbd file"),
@@ -106,6 +109,7 @@ const struct schema_def schema_defs[] = {
 	       "drive:s index:i device:s personality:SpicebdPersonality tray:SpicebdTray locked:b "
 	       "locked-by-admin:b stale:b state:SpicebdState reason:s? openers:i users:i "
 	       "queues:i depth:i max-io:i "
+	       "freeze:SpicebdFreeze freeze-error:s? holders:[SpicebdHolder] "
 	       "reconnect-timeout:i stall-timeout:i in-flight:i held:i hold-left-ms:i? generation:i "
 	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
 	OBJECT("SpicebdOffer", "name:s size:i read-only:b kind:SpicebdMediumKind in-use-by:s?"),
@@ -121,6 +125,8 @@ const struct schema_event schema_events[] = {
 	{ "SPICEBD_DRIVE_ADDED", "drive:s" },
 	{ "SPICEBD_DRIVE_REMOVED", "drive:s" },
 	{ "SPICEBD_EJECT_REQUEST", "drive:s" },
+	{ "SPICEBD_FREEZE", "drive:s freeze:SpicebdFreeze holders:[s]?" },
+	{ "SPICEBD_FREEZE_EXPIRED", "drive:s holder:s?" },
 	{ "SPICEBD_LINK", "drive:s up:b reason:s?" },
 	{ "SPICEBD_LOCK_CHANGED", "drive:s locked:b locked-by-admin:b" },
 	{ "SPICEBD_MEDIA_CHANGED", "link:s?" },

@@ -189,6 +189,14 @@ void *qmp_peer_user(const struct qmp_peer *p)
 	return p->user;
 }
 
+bool qmp_peer_gone(const struct qmp_peer *p)
+{
+	/* Half closed is not gone: that one has only nothing more to say. */
+	struct pollfd pfd = { .fd = p->fd };
+
+	return p->closed || (poll(&pfd, 1, 0) == 1 && pfd.revents & (POLLHUP | POLLERR));
+}
+
 bool qmp_peer_negotiated(const struct qmp_peer *p)
 {
 	return p->negotiated && !p->closed;

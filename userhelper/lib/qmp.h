@@ -72,6 +72,8 @@ struct qmp_peer *qmp_peer_new(int fd, const struct qmp_ops *ops, void *user);
 struct qmp_peer *qmp_peer_ref(struct qmp_peer *p);
 void qmp_peer_unref(struct qmp_peer *p);
 void qmp_peer_close(struct qmp_peer *p);
+/* Nobody is there who could read an answer. */
+bool qmp_peer_gone(const struct qmp_peer *p);
 void *qmp_peer_user(const struct qmp_peer *p);
 bool qmp_peer_negotiated(const struct qmp_peer *p);
 
