@@ -19,7 +19,7 @@ void busy_explain(const struct kernel_drive *d, const char *does, struct fault *
 	char who[400];
 
 	if (drive_get(d->name, &now, &ignored) < 0 || now.generation != d->generation ||
-	    !(now.users || drive_locked(&now)))
+	    now.state & SPICEBD_STATE_FREEZING || !(now.users || drive_locked(&now)))
 		return;
 	if (now.state & SPICEBD_STATE_LOCKED_ADMIN)
 		fault_set(f, EXIT_REFUSED,

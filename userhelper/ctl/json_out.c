@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "freezing.h"
 #include "text.h"
 
 static JsonNode *member(JsonObject *o, const char *key)
@@ -127,6 +128,28 @@ static const char *state_of(const struct kernel_drive *d)
 	return d->state & SPICEBD_STATE_READY ? "ready" : "settling";
 }
 
+/* Names are told to a manager alone. */
+static void put_freeze(JsonObject *o, const struct kernel_drive *d)
+{
+	JsonArray *a = json_array_new();
+
+	json_object_set_string_member(o, "freeze", freeze_str(d->freeze));
+	if (d->freeze_error)
+		json_object_set_string_member(o, "freeze-error", strerror(d->freeze_error));
+	for (unsigned int i = 0; i < d->nr_holders; i++) {
+		const struct kernel_holder *h = &d->holders[i];
+		JsonObject *one = json_object_new();
+
+		if (h->name[0])
+			json_object_set_string_member(one, "name", clean(h->name));
+		json_object_set_int_member(one, "since-ms", h->since_ms);
+		if (h->limited)
+			json_object_set_int_member(one, "left-ms", h->left_ms);
+		json_array_add_object_element(a, one);
+	}
+	json_object_set_array_member(o, "holders", a);
+}
+
 static void put_limits(JsonObject *o, const struct kernel_drive *d)
 {
 	json_object_set_int_member(o, "queues", d->nr_queues);
@@ -170,6 +193,7 @@ JsonObject *json_of_drive(const struct kernel_drive *d)
 	json_object_set_string_member(o, "state", state_of(d));
 	json_object_set_int_member(o, "openers", d->openers);
 	json_object_set_int_member(o, "users", d->users);
+	put_freeze(o, d);
 	put_limits(o, d);
 	put_helper(o, d);
 	json_object_set_int_member(o, "generation", d->generation);

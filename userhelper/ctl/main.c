@@ -134,7 +134,36 @@ COMMON_HELP DRIVE_HELP },
 "  --reconnect-timeout S  how long requests wait for a lost far end; 0 not at\n"
 "                         all, -1 for ever\n"
 "  --stall-timeout S      how long a silent helper is waited for; 0 for ever\n"
+"  --hold                 it is frozen from its first moment: a medium can be\n"
+"                         inserted, and is readable when release says so\n"
 COMMON_HELP },
+	{ "freeze", verb_freeze,
+"usage: spicebdctl freeze [DRIVE...] [options]\n"
+"\n"
+"Lets no request pass, and says so when all that was written is on the far end's\n"
+"store. What comes meanwhile waits. Without DRIVE: all drives. Several that keep a\n"
+"drive frozen do so under names of their own; it is thawed when the last of them\n"
+"has thawed it.\n"
+"\n"
+"  --holder NAME  who keeps it frozen (admin)\n"
+"  --fs           freeze the file systems mounted from it first; they are thawed\n"
+"                 when the drive is, whoever thaws it\n"
+"  --timeout S    it is thawed by itself after S seconds (60); 0: never\n"
+COMMON_HELP DRIVE_HELP },
+	{ "thaw", verb_thaw,
+"usage: spicebdctl thaw [DRIVE...] [--holder NAME]\n"
+"\n"
+"Undoes freeze, of this holder. Without DRIVE: all drives that it has frozen.\n"
+"Needs no daemon.\n"
+"\n"
+"  --holder NAME  who kept it frozen (admin)\n"
+COMMON_HELP DRIVE_HELP },
+	{ "release", verb_thaw,
+"usage: spicebdctl release DRIVE\n"
+"\n"
+"Lets go of a drive that was made with add --hold.\n"
+"\n"
+COMMON_HELP DRIVE_HELP },
 	{ "del", verb_del,
 "usage: spicebdctl del DRIVE [--force]\n"
 "\n"

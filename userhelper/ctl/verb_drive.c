@@ -10,6 +10,7 @@
 #include "holders.h"
 
 #define DRIVE_MS	10000
+#define OPT_HOLD	0x100	/* 'h' is --help */
 
 struct add {
 	struct kernel_drive_new n;
@@ -52,6 +53,8 @@ static bool add_option(int c, const char *text, struct kernel_drive_new *n)
 		return reconnect(text, n);
 	case 's':
 		return number(text, SPICEBD_MAX_TIMEOUT, &n->set_stall, &n->stall_timeout);
+	case OPT_HOLD:
+		return n->held = true;
 	}
 	return false;
 }
@@ -66,6 +69,7 @@ static int add_parse(const struct verb *v, int argc, char **argv, struct add *a)
 		{ "max-io", required_argument, NULL, 'm' },
 		{ "reconnect-timeout", required_argument, NULL, 'r' },
 		{ "stall-timeout", required_argument, NULL, 's' },
+		{ "hold", no_argument, NULL, OPT_HOLD },
 		OPT_END
 	};
 	const struct option *o;
@@ -109,6 +113,8 @@ static JsonObject *add_arguments(const struct kernel_drive_new *n)
 		json_object_set_int_member(o, "reconnect-timeout", n->reconnect_timeout);
 	if (n->set_stall)
 		json_object_set_int_member(o, "stall-timeout", n->stall_timeout);
+	if (n->held)
+		json_object_set_boolean_member(o, "hold", TRUE);
 	return o;
 }
 

@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "log.h"
 
@@ -18,6 +19,9 @@ static JsonArray *ask_kernel(struct fault *f)
 	JsonArray *a = NULL;
 	unsigned int n = 0;
 
+	/* Root sees who keeps a drive frozen. */
+	if (k && geteuid() == 0)
+		(void)kernel_manage(k, NULL);
 	if (k && kernel_list(k, d, &n, &e) < 0)
 		fault_kernel(f, &e);
 	else if (k)
@@ -86,6 +90,11 @@ static const char *medium_name(JsonObject *drive)
 	return name ? name : json_str(json_obj(m, "source"), "uri", "-");
 }
 
+static bool is_frozen(JsonObject *o)
+{
+	return strcmp(json_str(o, "freeze", "thawed"), "thawed");
+}
+
 static void print_row(JsonObject *o)
 {
 	JsonObject *m = json_obj(o, "medium");
@@ -94,7 +103,8 @@ static void print_row(JsonObject *o)
 	if (m)
 		size_text(json_int(m, "size", 0), size, sizeof(size));
 	printf("%-12s %-6s %-13s %9s  %-4s %s\n", json_str(o, "drive", "?"),
-	       json_str(o, "personality", "?"), json_str(o, "state", "?"), size,
+	       json_str(o, "personality", "?"), is_frozen(o) ? json_str(o, "freeze", "?") :
+	       json_str(o, "state", "?"), size,
 	       !m ? "-" : json_bool(m, "read-only") ? "ro" : "rw", m ? clean(medium_name(o)) : "-");
 }
 
@@ -202,6 +212,29 @@ static void page_state(JsonObject *o)
 		line("held", "%lld requests", num(o, "held"));
 }
 
+static void page_freeze(JsonObject *o)
+{
+	JsonNode *n = json_object_has_member(o, "holders") ? json_object_get_member(o, "holders") :
+		      NULL;
+	JsonArray *a = n && JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+	const char *error = json_str(o, "freeze-error", NULL);
+
+	if (!is_frozen(o))
+		return;
+	line("freeze", "%s%s%s", json_str(o, "freeze", "?"), error ? ": " : "",
+	     error ? clean(error) : "");
+	for (guint i = 0; a && i < json_array_get_length(a); i++) {
+		JsonObject *h = json_array_get_object_element(a, i);
+		const char *name = clean(json_str(h, "name", "somebody"));
+
+		if (json_int(h, "left-ms", -1) >= 0)
+			line("held by", "%s since %lld s, for %lld s more", name,
+			     num(h, "since-ms") / 1000, (num(h, "left-ms") + 999) / 1000);
+		else
+			line("held by", "%s since %lld s", name, num(h, "since-ms") / 1000);
+	}
+}
+
 static void page_stats(JsonObject *s)
 {
 	char n[32];
@@ -219,6 +252,7 @@ static void print_page(JsonObject *o)
 {
 	printf("%s: %s\n", json_str(o, "device", "?"), json_str(o, "personality", "?"));
 	page_state(o);
+	page_freeze(o);
 	page_medium(o);
 	page_far(o);
 	line("users", "%lld, opened %lld times, requests in flight %lld", num(o, "users"),

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "freezing.h"
 #include "sock.h"
 
 #define RETRY_MS 3000	/* to look for a daemon, or for the module, again */
@@ -64,6 +65,9 @@ static const char *detail(const struct kernel_drive *d, char *buf, size_t size)
 		return buf;
 	case SPICEBD_EVENT_LOCK_CHANGED:
 		return drive_locked(d) ? "locked" : "unlocked";
+	case SPICEBD_EVENT_FREEZE:
+	case SPICEBD_EVENT_FREEZE_EXPIRED:
+		return freeze_str(d->freeze);
 	}
 	return NULL;
 }

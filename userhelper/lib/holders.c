@@ -83,8 +83,7 @@ static int find(const struct holders_devs *v, dev_t dev)
 
 /* ---- mounts */
 
-/* mountinfo writes space, tab, line feed and backslash as \ooo. */
-static void unescape(char *s)
+void holders_unescape(char *s)
 {
 	char *to = s;
 
@@ -119,7 +118,7 @@ static unsigned int add_mounts(struct holders_devs *v, struct line *l)
 		v->mounted[i] = true;
 		if (n++ >= NAMED_MAX)
 			continue;
-		unescape(where);
+		holders_unescape(where);
 		text_clean(shown, sizeof(shown), where, strlen(where));
 		add(l, "%s%s", n == 1 ? "mounted on " : " and ", shown);
 	}

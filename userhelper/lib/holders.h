@@ -32,4 +32,7 @@ void holders_devs(const char *name, struct holders_devs *v);
 bool holders_describe(const char *name, unsigned int users, char *out, size_t size);
 bool holders_describe_devs(struct holders_devs *v, unsigned int users, char *out, size_t size);
 
+/* mountinfo and swaps write space, tab, line feed and backslash as \ooo. */
+void holders_unescape(char *s);
+
 #endif /* SPICEBD_HOLDERS_H */
