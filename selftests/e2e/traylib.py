@@ -431,8 +431,11 @@ class Export(Image):
         self.socket = f"{directory}/{label.replace(' ', '-')}.sock"
         pid = self.socket + ".pid"
         options = [a for a in nbdkit_args if a.startswith("-")]
-        bench.spawn("nbdkit", "-f", "-U", self.socket, "-P", pid, *options,
-                    "file", self.path, *[a for a in nbdkit_args if a not in options])
+        # Its words must not get between ours.
+        with open(self.socket + ".log", "wb") as log:
+            bench.spawn("nbdkit", "-f", "-U", self.socket, "-P", pid, *options,
+                        "file", self.path, *[a for a in nbdkit_args if a not in options],
+                        stderr=log)
         until(lambda: os.path.exists(pid), "nbdkit listens")
         self.file, self.path = self.path, f"nbd+unix:///?socket={self.socket}"
         self.name = os.path.basename(self.socket)

@@ -7,7 +7,7 @@
 
 equal "two drives at first" "$(spicebdctl list --json | jq -c '[.[] | [.drive, .personality]]')" \
 	'[["spicebd0","cdrom"],["spicebd1","disk"]]'
-for v in insert change eject open close remove lock unlock list status add del monitor listen unlisten media; do
+for v in insert change eject open close remove lock unlock freeze thaw release list status add del monitor listen unlisten media; do
 	check "$v --help" sh -c "spicebdctl $v --help | grep -q 'spicebdctl $v'"
 done
 

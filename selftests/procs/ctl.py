@@ -13,7 +13,7 @@ from procs import BIN, equal, ok, run
 # timeout: 120
 
 CTL = os.path.join(BIN, "spicebdctl")
-VERBS = "insert change eject open close remove lock unlock list status add del monitor listen unlisten media start stop".split()
+VERBS = "insert change eject open close remove lock unlock freeze thaw release list status add del monitor listen unlisten media start stop".split()
 
 
 def path(name):
@@ -49,6 +49,11 @@ def usage():
         refused(2, "name one drive", v)
     refused(2, "unrecognized option", "lock", "--force", "0")
     refused(2, "unrecognized option", "unlock", "--timeout", "1", "0")
+    refused(2, "no number of seconds", "freeze", "--timeout", "soon")
+    refused(2, "is no name", "freeze", "--holder", "a b")
+    refused(2, "is no name", "thaw", "--holder", "")
+    refused(2, "unrecognized option", "thaw", "--fs")
+    refused(2, "name one drive", "release")
     for v in ("eject", "open", "close", "remove", "lock", "unlock"):
         refused(2, "one drive at a time", v, "0", "1")
     for v in ("eject", "open", "remove"):
@@ -74,7 +79,7 @@ def module():
         procs.skip("without the module", "it is loaded")
         return
     for args in (["list"], ["status"], ["insert", "/etc/passwd"], ["eject"], ["open", "0"],
-                 ["close"], ["remove"], ["lock", "0"], ["unlock", "0"], ["change", "/etc/passwd"], ["monitor"], ["del", "0"]):
+                 ["close"], ["remove"], ["lock", "0"], ["unlock", "0"], ["freeze"], ["thaw", "0"], ["release", "0"], ["change", "/etc/passwd"], ["monitor"], ["del", "0"]):
         refused(1, "modprobe spicebd", *args)
 
 
