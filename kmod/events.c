@@ -6,6 +6,12 @@
 
 #include "drive.h"
 
+/*
+ * From reading a drive's state to sending it: no older state is told after a
+ * newer one. A leaf, but that drive->lock is taken inside it.
+ */
+static DEFINE_MUTEX(sbd_event_order);
+
 /**
  * sbd_event - tell the multicast group "events"
  * @d: the drive
@@ -26,12 +32,13 @@ void sbd_event(struct sbd_drive *d, enum spicebd_event event)
 		genl_set_err(&sbd_family, &init_net, 0, 0, -ENOBUFS);
 		return;
 	}
+	mutex_lock(&sbd_event_order);
 	if (sbd_netlink_fill(skb, d, 0, 0, 0, SPICEBD_CMD_DRIVE_NTF, event,
-			     false)) {
+			     false))
 		nlmsg_free(skb);
-		return;
-	}
-	genlmsg_multicast(&sbd_family, skb, 0, 0, GFP_NOIO);
+	else
+		genlmsg_multicast(&sbd_family, skb, 0, 0, GFP_NOIO);
+	mutex_unlock(&sbd_event_order);
 }
 
 /**

@@ -173,13 +173,14 @@ int sbd_freeze(struct sbd_drive *d, const char *name, u32 limit)
 		if (first || d->freeze == SPICEBD_FREEZE_FAILED)
 			begin(d);
 		set_alarm(d);
-		queue_work(sbd_slow_wq, &d->freeze_work);
 	}
 	spin_unlock(&d->lock);
 	if (!ret) {
+		/* Before the work tells of the next step. */
+		sbd_event(d, SPICEBD_EVENT_FREEZE);
 		/* What was filed is to be answered. */
 		sbd_queue_send_batches(d);
-		sbd_event(d, SPICEBD_EVENT_FREEZE);
+		sbd_freeze_drained(d);
 	}
 	sbd_ctl_unlock(d, noio);
 	return ret;

@@ -41,8 +41,8 @@ static gboolean look(gpointer arg)
 		successor_free(x);
 		return G_SOURCE_REMOVE;
 	}
-	/* The end of the last opener is told by no event. */
-	if (d->k.state & SPICEBD_STATE_STALE) {
+	/* The end of the last opener is told by no event; nothing comes into a frozen drive. */
+	if (d->k.state & (SPICEBD_STATE_STALE | SPICEBD_STATE_FREEZING)) {
 		x->wait_ms = MIN(x->wait_ms * 2, LOOK_MAX_MS);
 		g_timeout_add(x->wait_ms, look, x);
 		return G_SOURCE_REMOVE;
