@@ -76,6 +76,9 @@ static void tell(uint32_t index, uint32_t event)
 	if (n_queue == EVENTS)
 		return;
 	queue[n_queue] = drives[index];
+	/* Only answers have names. */
+	for (int i = 0; i < SPICEBD_MAX_HOLDERS; i++)
+		queue[n_queue].holders[i].name[0] = '\0';
 	queue[n_queue++].event = event;
 	must(write(event_fd, &one, sizeof(one)) == sizeof(one));
 }
@@ -275,6 +278,61 @@ int kernel_unlock(struct kernel *k, uint32_t index, bool force, struct kernel_er
 	int r = check(index, e);
 
 	return r ? r : set_lock(index, false);
+}
+
+static struct kernel_holder *holder(uint32_t index, const char *name)
+{
+	for (unsigned int i = 0; i < drives[index].nr_holders; i++)
+		if (!strcmp(drives[index].holders[i].name, name))
+			return &drives[index].holders[i];
+	return NULL;
+}
+
+/* Nothing is under way here: whoever freezes has it frozen. */
+static void set_freeze(uint32_t index, struct kernel_drive *d)
+{
+	bool held = drives[index].nr_holders;
+
+	drives[index].freeze = held ? SPICEBD_FREEZE_FROZEN : SPICEBD_FREEZE_THAWED;
+	drives[index].state &= ~SPICEBD_STATE_FREEZING;
+	if (held)
+		drives[index].state |= SPICEBD_STATE_FREEZING;
+	tell(index, SPICEBD_EVENT_FREEZE);
+	*d = drives[index];
+}
+
+int kernel_freeze(struct kernel *k, uint32_t index, const char *name, uint32_t limit,
+		  struct kernel_drive *d, struct kernel_err *e)
+{
+	int r = check(index, e);
+	struct kernel_holder *h = r ? NULL : holder(index, name);
+
+	if (r)
+		return r;
+	if (!h && drives[index].nr_holders == SPICEBD_MAX_HOLDERS)
+		return err(e, ENOSPC, "too many holders");
+	if (!h)
+		h = &drives[index].holders[drives[index].nr_holders++];
+	*h = (struct kernel_holder){ .limited = limit, .left_ms = limit * 1000 };
+	must(strlen(name) < sizeof(h->name));
+	strcpy(h->name, name);
+	set_freeze(index, d);
+	return 0;
+}
+
+int kernel_thaw(struct kernel *k, uint32_t index, const char *name, struct kernel_drive *d,
+		struct kernel_err *e)
+{
+	int r = check(index, e);
+	struct kernel_holder *h = r ? NULL : holder(index, name);
+
+	if (r)
+		return r;
+	if (!h)
+		return err(e, ENOENT, "it is no holder");
+	*h = drives[index].holders[--drives[index].nr_holders];
+	set_freeze(index, d);
+	return 0;
 }
 
 struct kernel_events *kernel_events_open(struct kernel_err *e)

@@ -246,6 +246,10 @@ def qmp():
     yield cmd("blockdev-open-tray", disk + ',"wait":true')
     yield cmd("spicebd-lock", '"drive":"spicebd0"') + cmd("eject", cd) + \
         cmd("spicebd-unlock", '"drive":"spicebd0","force":true') + cmd("query-block")
+    yield cmd("spicebd-freeze", '"holder":"a","timeout":0') + \
+        cmd("spicebd-freeze", '"drives":["spicebd0","spicebd1"]') + cmd("eject", cd) + \
+        cmd("spicebd-thaw", '"drive":"spicebd0"') + cmd("spicebd-query") + \
+        cmd("spicebd-thaw", '"holder":"a"')
     yield cmd("blockdev-add", '"driver":"nbd","node-name":"n","server":{"type":"unix","path":"/x"},"export":"e"') + \
         cmd("blockdev-insert-medium", cd + ',"node-name":"n"') + cmd("blockdev-del", '"node-name":"n"')
     yield cmd("blockdev-add", '"driver":"raw","node-name":"r","read-only":true,'
