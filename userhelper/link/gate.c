@@ -535,12 +535,34 @@ void gate_end_client(const char *why)
 			shutdown(c->fd, SHUT_RDWR);
 }
 
+static void end_misuser(void *opaque)
+{
+	gate_end_client("it sent what no client sends");
+}
+
+static struct loop_task misuser_task = { .fn = end_misuser };
+
+/*
+ * The session goes with the channel: it would live on without that port, and the
+ * client not know. A stranger's connection ends nobody's session.
+ */
+static void on_refused(int fd)
+{
+	struct conn *c;
+
+	for (c = conns; c; c = c->next)
+		if (c->fd == fd && c->state == CONN_UP && client.here &&
+		    c->session == client.session)
+			loop_defer(&misuser_task);
+}
+
 bool gate_init(SpiceServer *srv, const struct gate_params *prm, const struct gate_hooks *hks)
 {
 	server = srv;
 	params = *prm;
 	hooks = hks;
 	tlsguard_judge = params.tls ? judge_inside : NULL;
+	tlsguard_refused = params.tls ? on_refused : NULL;
 	timer = loop_timer_add(on_timer, NULL);
 	listen_watch = loop_watch_add(params.listener, LOOP_READ, on_listener, NULL);
 	return timer && listen_watch;

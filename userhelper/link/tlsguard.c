@@ -18,6 +18,7 @@
 #define CHANNEL_TYPE	4	/* its place in the link message */
 
 const char *(*tlsguard_judge)(uint32_t session, uint8_t channel_type);
+void (*tlsguard_refused)(int fd);
 
 static uint16_t get16(const uint8_t *p)
 {
@@ -188,5 +189,9 @@ int SSL_read(SSL *ssl, void *buf, int len)
 	if (!g || g->refused)
 		return refuse(g ? NULL : "out of memory");
 	n = real(ssl, buf, len);
-	return n > 0 && tlsguard_feed(g, buf, n) ? refuse(g->refused) : n;
+	if (n <= 0 || !tlsguard_feed(g, buf, n))
+		return n;
+	if (tlsguard_refused)
+		tlsguard_refused(SSL_get_fd(ssl));
+	return refuse(g->refused);
 }

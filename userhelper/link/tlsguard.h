@@ -40,6 +40,12 @@ struct tlsguard {
  */
 extern const char *(*tlsguard_judge)(uint32_t session, uint8_t channel_type);
 
+/*
+ * Told, if set, of a connection that is refused from within libspice-server,
+ * which will end that one connection: nothing may be torn down in it.
+ */
+extern void (*tlsguard_refused)(int fd);
+
 void tlsguard_init(struct tlsguard *g);
 
 /* Bytes from the client. Return: NULL, or why nothing more may be taken of it. */
