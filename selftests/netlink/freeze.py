@@ -124,7 +124,9 @@ def drained_then_flushed():
         assert wait_until(lambda: h.queues[0].kept, LONG)
         same(h.log[-1][0], FLUSH, "the last request")
         answer(h)
-        same(watch.wait_event(LONG, freezes(nl))["freeze"], FROZEN)
+        reaches(nl, FROZEN)
+        e = watch.wait_event(LONG, freezes(nl))
+        assert e and e["freeze"] == FROZEN, (e, nl.drive(0))
         seen = h.seen
         waits(nl, 2)
         h.behave = Queue.serve

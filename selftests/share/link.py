@@ -289,6 +289,36 @@ def tls():
     equal(share.stop(), 0, "exit status")
 
 
+def tls_again():
+    """TLS: a port that is reset, and a link that dies"""
+    s.need(t.LINK)
+    d = workdir()
+    certificates(d)
+    iso = make_iso(f"{d}/disc.iso")
+    link = t.Link(f"tls-cert={d}/cert.pem\ntls-key={d}/key.pem\ntls-ca={d}/ca.pem",
+                  tcp=True, password=PASSWORD)
+    s.later(link.close)
+    daemon = link.daemon()
+    daemon.send(t.ADD_PORT, 0)
+    share = Share("--uri", f"spice://127.0.0.1?tls-port={link.port}", "--ca-file",
+                  f"{d}/ca.pem", "--password-file", os.path.join(link.dir, "password"), iso)
+    share.event("connected")
+    offers(daemon)
+    daemon.send(t.RESET_PORT, 0)
+    daemon.expect(t.PORT_UP, timeout=s.LIMIT)
+    h = nbd_of(daemon, offers(daemon)["disc.iso"][0])
+    check(read_all(h) == content(iso), "content after the reset")
+    h.shutdown()
+    link.kill()
+    link.start()
+    daemon = link.daemon()
+    daemon.send(t.ADD_PORT, 0)
+    h = nbd_of(daemon, offers(daemon)["disc.iso"][0])
+    check(read_all(h) == content(iso), "content after the death")
+    h.shutdown()
+    equal(share.stop(), 0, "exit status")
+
+
 if __name__ == "__main__":
     s.run([offer_list, whole_iso, writing, many, eject, wrong_password, link_dies, new_epoch,
-           later_port, share_killed, in_use, tls])
+           later_port, share_killed, in_use, tls, tls_again])
