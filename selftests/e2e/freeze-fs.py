@@ -141,7 +141,7 @@ def spicebdctl_killed(b):
         try:
             p = b.spawn("spicebdctl", "freeze", DISK_DRIVE, "--fs",
                         stderr=subprocess.DEVNULL)
-            until(lambda: os.path.exists(RECORD), "its file systems are being frozen")
+            until(lambda: os.path.exists(RECORD) and os.path.getsize(RECORD), "its file systems are being frozen")
             p.kill()
             p.wait(PATIENCE)
         finally:
