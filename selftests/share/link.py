@@ -261,8 +261,8 @@ def certificates(d):
     os.chmod(f"{d}/key.pem", 0o600)
 
 
-def tls():
-    """TLS with the authority's file; without it, or with another, status 3"""
+def tls_link():
+    """A directory with certificates, an ISO, a link that wants TLS, its daemon."""
     s.need(t.LINK)
     d = workdir()
     certificates(d)
@@ -272,6 +272,12 @@ def tls():
     s.later(link.close)
     daemon = link.daemon()
     daemon.send(t.ADD_PORT, 0)
+    return d, iso, link, daemon
+
+
+def tls():
+    """TLS with the authority's file; without it, or with another, status 3"""
+    d, iso, link, daemon = tls_link()
     args = ["--password-file", os.path.join(link.dir, "password"), iso]
     uri = f"spice://127.0.0.1?tls-port={link.port}"
     for wrong in ([], ["--ca-file", f"{d}/other.pem"]):
@@ -291,15 +297,7 @@ def tls():
 
 def tls_again():
     """TLS: a port that is reset, and a link that dies"""
-    s.need(t.LINK)
-    d = workdir()
-    certificates(d)
-    iso = make_iso(f"{d}/disc.iso")
-    link = t.Link(f"tls-cert={d}/cert.pem\ntls-key={d}/key.pem\ntls-ca={d}/ca.pem",
-                  tcp=True, password=PASSWORD)
-    s.later(link.close)
-    daemon = link.daemon()
-    daemon.send(t.ADD_PORT, 0)
+    d, iso, link, daemon = tls_link()
     share = Share("--uri", f"spice://127.0.0.1?tls-port={link.port}", "--ca-file",
                   f"{d}/ca.pem", "--password-file", os.path.join(link.dir, "password"), iso)
     share.event("connected")
