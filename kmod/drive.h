@@ -17,6 +17,9 @@
  *	sock->lock		spinlock: one bound socket's credit, and the
  *				requests its helper has.
  *
+ * sbd_event_order (events.c) is a mutex that is taken inside all of the mutexes
+ * above; only drive->lock is taken inside it.
+ *
  * sbd_table_lock (drive.c), sbd_socks_lock (helper.c) and the managers' lock
  * (netlink.c) are leaves, but that drive->lock may be taken inside
  * sbd_table_lock.
@@ -353,7 +356,7 @@ struct sbd_stats {
  * @freeze: enum spicebd_freeze; read without the lock too
  * @holders: who keeps it frozen
  * @nr_holders: how many; none, and only then, is it thawed
- * @freeze_epoch: counts freezes from the thawed state
+ * @freeze_epoch: counts freezes begun, another try after a failure too
  * @freeze_error: errno of the flush, if it failed
  * @clock_work: ends them when time is over
  * @freeze_work: drains and flushes; waits for the helper

@@ -111,12 +111,13 @@ static void set_alarm(struct sbd_drive *d)
 				 time_after(next, now) ? next - now : 0);
 }
 
-static void add_holder(struct sbd_drive *d, const char *name)
+static struct sbd_holder *add_holder(struct sbd_drive *d, const char *name)
 {
 	struct sbd_holder *h = &d->holders[d->nr_holders++];
 
 	strscpy(h->name, name, sizeof(h->name));
 	h->since = jiffies;
+	return h;
 }
 
 /* drive->lock held */
@@ -164,8 +165,7 @@ int sbd_freeze(struct sbd_drive *d, const char *name, u32 limit)
 	} else {
 		if (!h) {
 			first = !d->nr_holders;
-			add_holder(d, name);
-			h = find_holder(d, name);
+			h = add_holder(d, name);
 		}
 		h->limited = limit;
 		h->end = jiffies + limit * HZ;
