@@ -317,7 +317,8 @@ def quick(nl, cmd, index=0):
 
 
 def verbs_while_frozen():
-    for ops in (FLUSH,), (READ, FLUSH):
+    for ops, verb in (((FLUSH,), EJECT), ((READ, FLUSH), EJECT),
+                      ((READ, FLUSH), DRIVE_DEL)):
         with module("drives=disk"):
             h = ready()
             h.behave = keeps(*ops)
@@ -331,29 +332,19 @@ def verbs_while_frozen():
             same(nl.verb(DRIVE_DEL, 0), errno.EBUSY, "delete")
             late = Io(4096)
             waits(nl, 1)
-            quick(nl, EJECT)
+            quick(nl, verb)
             late.ended(errno.EIO)
             if out:
                 out.ended(errno.EIO)
+            if verb == DRIVE_DEL:
+                h.close()
+                settle()
+                continue
             same(nl.drive(0)["medium"], None, "the medium")
             assert nl.drive(0)["holders"], "a holder stays"
             answer(h)
             nl.thaw(0)
             h.done()
-    with module("drives=disk"):
-        h = ready()
-        h.behave = keeps(READ, FLUSH)
-        nl = Netlink().manage()
-        out = Io(0)
-        assert wait_until(lambda: nl.drive(0)["in_flight"] == 1, LONG)
-        nl.freeze(0)
-        late = Io(4096)
-        waits(nl, 1)
-        quick(nl, DRIVE_DEL)
-        out.ended(errno.EIO)
-        late.ended(errno.EIO)
-        h.close()
-        settle()
 
 
 def a_cdrom():
