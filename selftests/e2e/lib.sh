@@ -79,7 +79,7 @@ equal() {
 refused() {
 	local name=$1 want=$2 status began=$SECONDS
 	shift 2
-	timeout 60 "$@" >"$work/out" 2>"$work/err"
+	timeout $((60 * ${SPICEBD_TIME_SCALE:-1})) "$@" >"$work/out" 2>"$work/err"
 	status=$?
 	if [ $status -ne 0 ] && [ $status -lt 124 ] && [ "$(wc -l <"$work/err")" -eq 1 ] &&
 	   grep -Eqi -- "$want" "$work/err"; then
@@ -93,7 +93,7 @@ refused() {
 
 # await SECONDS COMMAND…: until it succeeds; for what no event can be had of
 await() {
-	local end=$((SECONDS + $1))
+	local end=$((SECONDS + $1 * ${SPICEBD_TIME_SCALE:-1}))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || return 1

@@ -41,6 +41,8 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 16, 3
 NLA_F_NESTED = 0x8000
 PIECE_MAX = 60 * 1024
+# A slow test machine stretches every limit by this.
+SCALE = int(os.environ.get("SPICEBD_TIME_SCALE", "1"))
 
 # enum spicebd_cmd
 (DRIVE_GET, DRIVE_NTF, MANAGE, DRIVE_ADD, DRIVE_SET, DRIVE_DEL, ATTACH, DETACH,
@@ -338,7 +340,7 @@ class Netlink:
 
     def wait_event(self, timeout, test):
         """The first event that passes the test, or None."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * SCALE
         while True:
             left = end - time.monotonic()
             if left <= 0 or not select.select([self.sock], [], [], left)[0]:
@@ -720,7 +722,7 @@ class Uevents:
 
 def wait_until(test, timeout=10, step=0.01):
     """Polls what has no event; returns what it came to."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + timeout * SCALE
     while time.monotonic() < end:
         value = test()
         if value:

@@ -24,6 +24,9 @@ mkdir -p "$vm_cache" || exit 1
 vm_cache=$(cd "$vm_cache" && pwd -P) || exit 1
 
 vm_kernels='6.1 6.12 7.3'
+# Built here, from Debian's sources, with everything that finds faults; only
+# made when it is asked for by name.
+vm_debug_kernel=debug
 
 say()
 {
@@ -38,9 +41,9 @@ die()
 
 known_kernel()
 {
-	case " $vm_kernels " in
+	case " $vm_kernels $vm_debug_kernel " in
 	*" $1 "*) ;;
-	*) die "no such kernel: $1 (known: $vm_kernels)" ;;
+	*) die "no such kernel: $1 (known: $vm_kernels $vm_debug_kernel)" ;;
 	esac
 }
 
@@ -86,6 +89,28 @@ deb_line()
 
 	[ ! -e "$key" ] || option="[signed-by=$key] "
 	printf 'deb %s%s %s main\n' "$option" "$1" "$2"
+}
+
+# private_apt DIRECTORY: sets apt_options to what makes apt use package lists of
+# our own there (DIRECTORY/sources.list), so that nothing in /etc/apt needs to
+# change, and no package counts as installed.
+private_apt()
+{
+	mkdir -p "$1"/{lists/partial,cache/archives/partial}
+	: >"$1/status"
+	apt_options=(
+		-q
+		-o "Dir::Etc::sourcelist=$1/sources.list"
+		-o Dir::Etc::sourceparts=/dev/null
+		-o Dir::Etc::preferences=/dev/null
+		-o Dir::Etc::preferencesparts=/dev/null
+		-o "Dir::State::lists=$1/lists"
+		-o "Dir::State::status=$1/status"
+		-o "Dir::Cache=$1/cache"
+		-o APT::Sandbox::User=root
+		-o Acquire::Retries=3
+		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+	)
 }
 
 # bootstrap SUITE DIRECTORY PACKAGES DEB_LINE…: a Debian of our own. mmdebstrap

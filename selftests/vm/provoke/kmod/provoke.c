@@ -6,12 +6,14 @@
  */
 #include <linux/cdrom.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <linux/spinlock.h>
 
 static char *provoke = "";
 module_param(provoke, charp, 0444);
-MODULE_PARM_DESC(provoke, "warn, oops, atomic, hung, or nothing");
+MODULE_PARM_DESC(provoke, "warn, oops, atomic, hung, or nothing; for a debug kernel: leak, freed, order, shift");
 
 /* gives the module something to depend on, as the real one does */
 static struct cdrom_device_info never_registered;
@@ -19,8 +21,41 @@ static bool registered;
 
 static DEFINE_SPINLOCK(lock);
 
+static DEFINE_MUTEX(first);
+static DEFINE_MUTEX(second);
+
+static void lock_both(struct mutex *a, struct mutex *b)
+{
+	mutex_lock(a);
+	mutex_lock(b);
+	mutex_unlock(b);
+	mutex_unlock(a);
+}
+
+/* Faults that only a kernel notices which looks for them. */
+static void provoke_quietly(void)
+{
+	int *memory = kmalloc(sizeof(*memory), GFP_KERNEL);
+	int bits = 32;
+
+	if (!memory || !strcmp(provoke, "leak"))
+		return;
+	kfree(memory);
+	OPTIMIZER_HIDE_VAR(memory);
+	if (!strcmp(provoke, "freed"))
+		WRITE_ONCE(*memory, 1);
+	OPTIMIZER_HIDE_VAR(bits);
+	if (!strcmp(provoke, "shift"))
+		pr_info("%d\n", 1 << bits);
+	if (!strcmp(provoke, "order")) {
+		lock_both(&first, &second);
+		lock_both(&second, &first);
+	}
+}
+
 static int __init provoke_init(void)
 {
+	provoke_quietly();
 	if (!strcmp(provoke, "warn")) {
 		WARN(1, "provoked on purpose\n");
 	} else if (!strcmp(provoke, "oops")) {
