@@ -2,9 +2,9 @@
 /*
  * The frame receiver and all parsers on arbitrary bytes.
  *
- * The first byte of an input says how: bit 0 whether one hello is expected, the
- * others how the bytes are cut. Cut in two ways the same bytes must give the
- * same frames.
+ * The first byte of an input says how: bit 0 whether one hello is expected, bit 7
+ * whether frames must be checked, the others how the bytes are cut. Cut in two ways
+ * the same bytes must give the same frames.
  */
 
 #include "frame.h"
@@ -26,7 +26,7 @@ static void parse_all(const struct frame_header *h, const uint8_t *p)
 {
 	char text[FRAME_TEXT_MAX + 1];
 	uint8_t out[FRAME_SMALL_MAX];
-	struct frame_tx tx = { 1, 0 };
+	struct frame_tx tx = { .epoch = 1 };
 	struct frame_hello hello;
 	struct frame_offer offer;
 	uint32_t v[4];
@@ -53,12 +53,13 @@ static void parse_all(const struct frame_header *h, const uint8_t *p)
 	must(frame_type_str(h->type) && frame_code_str(h->stream));
 }
 
-static struct digest feed(const uint8_t *data, size_t size, uint32_t expect, size_t step)
+static struct digest feed(const uint8_t *data, size_t size, uint8_t how, size_t step)
 {
 	static struct frame_rx rx;
 	struct digest d = { 0 };
 	const uint8_t *p, *payload;
 	struct frame_header h;
+	uint32_t expect = how & 1 ? 0x01010101 : 0;
 	size_t len, calls;
 	uint8_t *copy;
 
@@ -83,6 +84,11 @@ static struct digest feed(const uint8_t *data, size_t size, uint32_t expect, siz
 			must(h.magic == FRAME_MAGIC && h.length <= FRAME_PAYLOAD_MAX);
 			must(h.type == FRAME_RESYNC || h.epoch == rx.epoch);
 			must(!expect || h.type == FRAME_RESYNC || rx.epoch == expect);
+			must(!rx.checked || h.type == FRAME_RESYNC || h.flags & FRAME_FLAG_CHECKED);
+			if (h.type == FRAME_HELLO && how & 0x80) {
+				rx.checked = true;
+				rx.seed = 0x73656564;
+			}
 			mix(&d, &h, sizeof(h));
 			mix(&d, payload, h.length);
 			d.frames++;
@@ -98,14 +104,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct frame_header whole = { .length = size };
 	struct digest a, b;
-	uint32_t expect;
 
 	parse_all(&whole, data);
 	if (!size)
 		return 0;
-	expect = data[0] & 1 ? 0x01010101 : 0;
-	a = feed(data + 1, size - 1, expect, 1 + (data[0] >> 1));
-	b = feed(data + 1, size - 1, expect, size);
+	a = feed(data + 1, size - 1, data[0], 1 + (data[0] >> 1 & 63));
+	b = feed(data + 1, size - 1, data[0], size);
 	must(a.frames == b.frames && a.hash == b.hash && a.lost == b.lost);
 	return 0;
 }

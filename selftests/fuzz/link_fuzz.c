@@ -30,6 +30,8 @@ struct peer_port {
 	int fd;			/* the share's end; -1: the link has none */
 	uint32_t epoch, seq;	/* as we send */
 	uint32_t in_epoch, in_seq;
+	struct frame_tx checks;	/* only what it says of them */
+	uint8_t secret[FRAME_SECRET_LEN];
 	bool tracked;		/* we sent nothing but what is counted here */
 	int64_t credit[IDS];
 	uint8_t buf[2 * FRAME_MAX];
@@ -308,10 +310,12 @@ static void share_parse(struct peer_port *p)
 			p->in_epoch = p->epoch = epoch;
 			p->in_seq = p->seq = 0;
 			memset(p->credit, 0, sizeof(p->credit));
+			memcpy(p->secret, h + FRAME_HEADER_LEN + 24, sizeof(p->secret));
+			p->checks.checked = false;
 		}
 		must(epoch == p->in_epoch && seq == p->in_seq);
 		p->in_seq++;
-		heard(p, type, get32(h + 8), len);
+		heard(p, type, get32(h + 8), len - (h[6] & FRAME_FLAG_CHECKED ? FRAME_CHECK_LEN : 0));
 		at += FRAME_HEADER_LEN + len;
 	}
 	memmove(p->buf, p->buf + at, p->have - at);
@@ -351,13 +355,22 @@ static void note_credit(struct peer_port *p, uint16_t type, uint32_t stream,
 		p->credit[stream] += get32(payload);
 }
 
+static struct frame_tx as_sender(const struct peer_port *p)
+{
+	struct frame_tx tx = p->checks;
+
+	tx.epoch = p->epoch;
+	tx.seq = p->seq;
+	return tx;
+}
+
 static void share_frame(struct script *s, struct peer_port *p, bool bend)
 {
 	static uint8_t b[FRAME_MAX];
-	struct frame_tx tx = { p->epoch, p->seq };
+	struct frame_tx tx = as_sender(p);
 	uint16_t type = take8(s);
 	uint32_t stream = take8(s);
-	size_t want = take8(s), n;
+	size_t want = take8(s), n, len;
 	const uint8_t *payload;
 
 	if (type >= 0xf0)
@@ -367,14 +380,14 @@ static void share_frame(struct script *s, struct peer_port *p, bool bend)
 	payload = take_bytes(s, &n);
 	memset(b + FRAME_HEADER_LEN, 'x', want);
 	memcpy(b + FRAME_HEADER_LEN, payload, n);
-	frame_put_header(&tx, b, type, stream, want);
+	len = frame_seal(&tx, b, type, stream, want);
 	if (bend) {
-		b[take8(s) % (FRAME_HEADER_LEN + want)] ^= take8(s);
+		b[take8(s) % len] ^= take8(s);
 		p->tracked = false;
 	}
 	note_credit(p, type, stream, b + FRAME_HEADER_LEN, want);
 	p->seq = tx.seq;
-	share_send(p, b, FRAME_HEADER_LEN + want);
+	share_send(p, b, len);
 }
 
 static void share_hello(struct script *s, struct peer_port *p)
@@ -388,14 +401,18 @@ static void share_hello(struct script *s, struct peer_port *p)
 
 	share_read(p, 1u << 20);
 	h.epoch = p->epoch;
-	h.capabilities = how & 2;
+	h.capabilities = (how & 2) | (how >> 4 & 1);
+	session_params.lossy = how & 0x20;
 	if (how & 4)
 		h.frame_max = 4096;
 	if (how >= 0xf0)
 		h.version = how;
-	tx = (struct frame_tx) { p->epoch, 0 };
+	p->seq = 0;
+	tx = as_sender(p);
 	share_send(p, b, frame_pack_hello(&tx, b, &h));
 	p->seq = tx.seq;
+	p->checks.checked = (how & 0x30) == 0x30;
+	p->checks.seed = frame_seed(p->secret);
 }
 
 static void share_offer(struct script *s, struct peer_port *p)
@@ -405,7 +422,7 @@ static void share_offer(struct script *s, struct peer_port *p)
 		.kind = take8(s) % 4, .medium_id = { 1 }, .incarnation = { 1 },
 	};
 	uint8_t b[FRAME_SMALL_MAX];
-	struct frame_tx tx = { p->epoch, p->seq };
+	struct frame_tx tx = as_sender(p);
 	size_t n = take8(s) % 64;
 	const uint8_t *name = take_bytes(s, &n);
 

@@ -35,6 +35,7 @@ struct server {
 struct side {			/* the link's end of a port */
 	struct port *port;
 	uint32_t epoch, seq, in_epoch, in_seq;
+	struct frame_tx checks;	/* only what it says of them */
 	bool tracked, refused;
 	int64_t credit[IDS];
 	unsigned int session;	/* hellos sent */
@@ -250,6 +251,9 @@ static void check_frame(struct side *d, const uint8_t *b, size_t len)
 	uint16_t type = b[4] | b[5] << 8;
 	uint32_t stream = get32(b + 8), epoch = get32(b + 16), seq = get32(b + 20);
 
+	/* The rest of a frame that the link may be waiting for. */
+	if (len == FRAME_MAX && !get32(b))
+		return;
 	must(len >= FRAME_HEADER_LEN && len == FRAME_HEADER_LEN + get32(b + 12));
 	must(len <= FRAME_MAX && get32(b) == FRAME_MAGIC);
 	if (type == FRAME_RESYNC) {
@@ -268,7 +272,8 @@ static void check_frame(struct side *d, const uint8_t *b, size_t len)
 	d->refused = false;
 	if (type != FRAME_DATA || stream >= IDS)
 		return;
-	d->credit[stream] -= len - FRAME_HEADER_LEN;
+	d->credit[stream] -= len - FRAME_HEADER_LEN -
+			     (b[6] & FRAME_FLAG_CHECKED ? FRAME_CHECK_LEN : 0);
 	must(!d->tracked || d->credit[stream] >= 0);
 }
 
@@ -448,29 +453,31 @@ static void say(struct side *d, const uint8_t *b, size_t len)
 static void say_frame(struct script *s, struct side *d, bool bend)
 {
 	static uint8_t b[FRAME_MAX];
-	struct frame_tx tx = { d->epoch, d->seq };
+	struct frame_tx tx = d->checks;
 	uint16_t type = take8(s);
 	uint32_t stream = take8(s);
-	size_t want = take8(s), n;
+	size_t want = take8(s), n, len;
 	const uint8_t *payload;
 
+	tx.epoch = d->epoch;
+	tx.seq = d->seq;
 	if (type >= 0xf0)
 		type = 0x8000 | type;
 	n = want = want < 200 ? want : (want - 199) * 1000;
 	payload = take_bytes(s, &n);
 	memset(b + FRAME_HEADER_LEN, 'x', want);
 	memcpy(b + FRAME_HEADER_LEN, payload, n);
-	frame_put_header(&tx, b, type, stream, want);
+	len = frame_seal(&tx, b, type, stream, want);
 	if (type == FRAME_OPEN && want == 8 && stream < IDS)
 		d->credit[stream] += get32(b + FRAME_HEADER_LEN + 4);
 	if (type == FRAME_CREDIT && want == 4 && stream < IDS)
 		d->credit[stream] += get32(b + FRAME_HEADER_LEN);
 	if (bend) {
-		b[take8(s) % (FRAME_HEADER_LEN + want)] ^= take8(s);
+		b[take8(s) % len] ^= take8(s);
 		d->tracked = false;
 	}
 	d->seq = tx.seq;
-	say(d, b, FRAME_HEADER_LEN + want);
+	say(d, b, len);
 }
 
 static void say_hello(struct script *s, struct side *d)
@@ -480,12 +487,12 @@ static void say_hello(struct script *s, struct side *d)
 		.ping_interval = 5000, .ping_timeout = 15000,
 	};
 	uint8_t b[FRAME_SMALL_MAX], how = take8(s);
-	struct frame_tx tx;
+	struct frame_tx tx = { 0 };
 
 	if (!(how & 1))
 		d->epoch++;
 	memset(h.secret, how & 8 ? how : 1, sizeof(h.secret));
-	h.capabilities = how & 2;
+	h.capabilities = (how & 2) | (how >> 5 & 1);
 	if (how & 4)
 		h.frame_max = 4096;
 	if (how >= 0xf0)
@@ -498,6 +505,8 @@ static void say_hello(struct script *s, struct side *d)
 	d->tracked = !(how & 1);
 	frame_pack_hello(&tx, b, &h);
 	d->seq = tx.seq;
+	d->checks.checked = h.capabilities & FRAME_CAP_CHECKS;
+	d->checks.seed = frame_seed(h.secret);
 	say(d, b, FRAME_HEADER_LEN + FRAME_HELLO_LEN);
 }
 
@@ -569,7 +578,7 @@ static void port_opens(struct side *d, bool open)
 	p->opened = open;
 	d->tracked = false;
 	if (open)
-		session_opened(p);
+		session_opened(p, false);
 }
 
 /* ---- an input */
@@ -641,7 +650,7 @@ static void begin(void)
 		p->drive = i;
 		p->known = p->opened = true;
 		share.ports = g_list_append(share.ports, p);
-		session_opened(p);
+		session_opened(p, false);
 	}
 	must(truncate(paths[0], 4096) == 0 && truncate(paths[1], 4096) == 0);
 	n_servers = 0;

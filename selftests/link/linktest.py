@@ -21,6 +21,8 @@ import threading
 import time
 import traceback
 
+import xxhash
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("SPICEBD_BIN", os.path.join(TOP, "build/bin"))
 LINK = os.path.join(BIN, "spicebd-link")
@@ -281,6 +283,7 @@ MAGIC = b"SBDF"
 HEADER = struct.Struct("<4sHHIIII")
 
 
+CAP_CHECKS = 1
 CAP_ANSWERS = 2
 
 
@@ -363,6 +366,7 @@ class PortState:
         self.epoch = self.seq = self.rx_seq = 0
         self.streams = {}
         self.secret = None
+        self.seed = None                # of the checks, if frames have them
 
 
 def portclient():
@@ -479,8 +483,14 @@ class Share:
         if seq is None:
             seq = port.seq
             port.seq += 1
-        return HEADER.pack(MAGIC, type_, 0, stream, len(payload),
-                           port.epoch if epoch is None else epoch, seq) + payload
+        checked = port.seed is not None and type_ not in (HELLO, RESYNC)
+        frame = HEADER.pack(MAGIC, type_, checked, stream, len(payload) + 8 * checked,
+                            port.epoch if epoch is None else epoch, seq) + payload
+        return frame + self.check(port, frame) if checked else frame
+
+    @staticmethod
+    def check(port, data):
+        return xxhash.xxh64_intdigest(data, port.seed).to_bytes(8, "little")
 
     def send(self, cid, type_, payload=b"", stream=0):
         with self.lock:
@@ -498,17 +508,22 @@ class Share:
             return
         port.buf += data
         while len(port.buf) >= 24:
-            magic, type_, _, stream, length, epoch, seq = HEADER.unpack_from(port.buf)
+            magic, type_, flags, stream, length, epoch, seq = HEADER.unpack_from(port.buf)
             assert magic == MAGIC and length <= 65536 - 24, "the link sent no frame"
             if len(port.buf) < 24 + length:
                 return
-            payload = bytes(port.buf[24:24 + length])
+            frame = bytes(port.buf[:24 + length])
+            payload = frame[24:]
             del port.buf[:24 + length]
             if type_ == HELLO:
                 assert seq == 0 and length == 96 and epoch
-                port.rx_seq = 0
+                port.rx_seq, port.seed = 0, None
             elif epoch != port.epoch:
                 continue
+            assert (flags == 1) == (port.seed is not None), "a check, or none, out of place"
+            if flags:
+                payload = frame[24:-8]
+                assert frame[-8:] == self.check(port, frame[:-8]), "a wrong check"
             assert seq == port.rx_seq, f"sequence {seq} instead of {port.rx_seq}"
             port.rx_seq += 1
             self.hear(cid, port, type_, stream, payload, epoch)
@@ -525,6 +540,8 @@ class Share:
                 SECRETS[self.key] = port.secret[:16].hex()
                 self.raw(0, SECRETS[self.key].encode(), b"S")
             self.send(cid, HELLO, hello(epoch, caps=self.caps))
+            if self.caps & CAP_CHECKS & payload[4]:
+                port.seed = int.from_bytes(payload[48:56], "little")
             for o in self.offers:
                 self.send(cid, F_OFFER, o)
             if self.offers:

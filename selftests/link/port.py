@@ -20,8 +20,8 @@ class PortShare(t.Share):
 
     # the base class's own begins with a Spice client
     # pylint: disable=super-init-not-called
-    def __init__(self, path, mode="serve", offers=(), nbd=None):
-        self.caps, self.mode, self.offers, self.nbd = 0, mode, list(offers), nbd
+    def __init__(self, path, mode="serve", offers=(), nbd=None, caps=t.CAP_CHECKS):
+        self.caps, self.mode, self.offers, self.nbd = caps, mode, list(offers), nbd
         self.events, self.key = t.queue.Queue(), (path, "")
         self.ports, self.up = {}, set()
         self.lock = threading.RLock()
@@ -165,6 +165,50 @@ def breaks(link, d):
         t.ok(True, "then the port is closed, and opened again")
 
 
+def missing_bytes(link, d, offers, nbd):
+    """As in a migration: no byte of a frame that is not whole reaches the daemon."""
+    with PortShare(f"{link.prefix}.0", mode="manual", offers=offers, nbd=nbd) as share:
+        share.wait("hello")
+        d.expect(t.OFFERS_END)
+        for what, cut, whole in (("in the middle", slice(1000, 2000), 0),
+                                 ("at the end", slice(-4, None), 2),
+                                 ("of a whole frame's length", slice(5000, 5000 + 9032), 0)):
+            d.send(t.OPEN, 0, 1, 9)
+            while (f := share.wait("frame")[2])[0] != t.F_OPEN:
+                pass
+            share.send(0, t.OPENED, (1 << 20).to_bytes(4, "little"), f[1])
+            stream = socket.socket(fileno=d.expect(t.STREAM).fd)
+            stream.settimeout(40)
+            share.send(0, t.DATA, b"whole", f[1])
+            port = share.ports[0]
+            frames = bytearray(b"".join(share.frame(port, t.DATA, bytes(9000), f[1])
+                                        for _ in range(3)))
+            del frames[cut]
+            share.raw(0, bytes(frames) + bytes(65536))
+            got = b""
+            while data := stream.recv(65536):
+                got += data
+            t.ok(got == b"whole" + bytes(9000 * whole), f"bytes are missing {what}: what came whole was given, no more")
+            stream.close()
+            d.expect(t.PORT_DOWN)
+            share.wait("hello")
+            d.expect(t.OFFERS_END)
+        t.ok(True, "and each time a new session")
+    d.expect(t.PORT_DOWN)
+
+
+def unchecked(link, d):
+    with PortShare(f"{link.prefix}.0", mode="manual", caps=0) as share:
+        bye = share.wait("frame")[2]
+        t.ok(bye[0] == t.BYE and bye[2][:4] == b"\2\0\0\0",
+             f"a share that does not check its frames is told so: {bye[2][4:].decode()}")
+        share.wait("gone")
+        share.caps = t.CAP_CHECKS
+        share.wait("hello")
+        t.ok(d.expect(t.PORT_UP).type == t.PORT_UP, "and one that does is heard")
+    d.expect(t.PORT_DOWN)
+
+
 def stalled(link, d, nbd):
     """One that takes nothing: bounded, and nobody else waits."""
     media = [t.offer(1, 16 << 20, "m")]
@@ -209,6 +253,8 @@ def main():
         data(link, d, image.name, offers, nbd.sock)
         breaks(link, d)
         d.expect(t.PORT_DOWN)
+        missing_bytes(link, d, offers, nbd.sock)
+        unchecked(link, d)
         d.send(t.ADD_PORT, 1)
         stalled(link, d, nbd.sock)
         d.send(t.DEL_PORT, 0)

@@ -342,6 +342,8 @@ class Link:
             self.cond.notify_all()
 
     def _one(self):
+        # what may stand before a RESYNC, between two frames
+        self.buf = self.buf.lstrip(b"\0")
         if len(self.buf) < 24:
             return False
         magic, type, _, stream, n, epoch, seq = struct.unpack("<IHHIIII", self.buf[:24])

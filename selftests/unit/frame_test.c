@@ -119,10 +119,9 @@ static void say_data(struct line *l, uint32_t stream, size_t len, unsigned int s
 {
 	size_t i;
 
-	frame_put_header(&l->tx, l->b + l->n, FRAME_DATA, stream, len);
-	l->n += FRAME_HEADER_LEN;
 	for (i = 0; i < len; i++)
-		l->b[l->n++] = seed + i * 7 + (i >> 8);
+		l->b[l->n + FRAME_HEADER_LEN + i] = seed + i * 7 + (i >> 8);
+	l->n += frame_seal(&l->tx, l->b + l->n, FRAME_DATA, stream, len);
 }
 
 static void say_ping(struct line *l, uint64_t token)
@@ -255,6 +254,8 @@ static void test_header_bits(void)
 			CHECK(got.frames == 2 && count(&got, 'L') == 1);
 		else if (bit >= 96 && bit < 128)	/* length */
 			CHECK(got.frames <= 3 && (bit < 112 || count(&got, 'L') == 1));
+		else if (bit == 48)			/* a check that was not agreed on */
+			CHECK(got.frames == 2 && count(&got, 'L') == 1);
 		else					/* type, flags, stream: the caller's */
 			CHECK(got.frames == 4);
 		free(l);
@@ -325,6 +326,194 @@ static void test_foreign_epochs(void)
 	CHECK(!strcmp(got.what, "FFSSF"));
 	CHECK(rx.dropped == 1024 + 34);
 	free(l);
+}
+
+/* ---- checks ---- */
+
+#define SEED 0x0123456789abcdefull
+
+static void say_checked_hello(struct line *l, uint32_t epoch)
+{
+	l->tx.checked = false;
+	say_hello(l, epoch);
+	l->tx.checked = true;
+	l->tx.seed = SEED;
+}
+
+/* The caller's part: from the hello on, frames must be checked. */
+static void hear_checked(struct frame_rx *rx, struct heard *h, const uint8_t *data, size_t len,
+			 size_t hello)
+{
+	hear(rx, h, data, hello);
+	rx->checked = true;
+	rx->seed = SEED;
+	hear(rx, h, data + hello, len - hello);
+}
+
+static struct line *checked_session(size_t frames, size_t len, size_t *hello)
+{
+	struct line *l = new_line();
+	size_t i;
+
+	say_checked_hello(l, 77);
+	*hello = l->n;
+	for (i = 0; i < frames; i++)
+		say_data(l, 1, len, i);
+	return l;
+}
+
+static void test_checked(void)
+{
+	static const size_t sizes[] = { 1, 7, 8, 9, 1000, FRAME_PAYLOAD_MAX - FRAME_CHECK_LEN };
+	struct line *l = new_line(), *plain = new_line();
+	size_t i, hello, step;
+
+	say_checked_hello(l, 77);
+	hello = l->n;
+	plain->tx.epoch = 77;
+	for (i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		say_data(l, 1, sizes[i], i);
+		say_ping(l, i);
+	}
+	CHECK(frame_room(&l->tx, FRAME_MAX) == sizes[5] &&
+	      frame_room(&plain->tx, FRAME_MAX) == FRAME_PAYLOAD_MAX);
+	for (step = 1; step < 3; step++) {
+		start(&rx, &got, 0);
+		hear(&rx, &got, l->b, hello);
+		rx.checked = true;
+		rx.seed = SEED;
+		for (i = hello; i < l->n && step == 1; i++)
+			hear(&rx, &got, l->b + i, 1);
+		if (step == 2)
+			hear(&rx, &got, l->b + hello, l->n - hello);
+		CHECK(got.frames == 13 && !count(&got, 'L'));
+		for (i = 0; i < 6; i++)		/* the check is not in the length */
+			CHECK(got.hdr[1 + 2 * i].length == sizes[i] &&
+			      got.hdr[2 + 2 * i].length == 8);
+	}
+	free(l);
+	free(plain);
+}
+
+/* RESYNC and HELLO have no check, and a new hello ends the demand for one. */
+static void test_what_is_not_checked(void)
+{
+	struct line *l = new_line();
+	size_t hello;
+
+	say_checked_hello(l, 77);
+	hello = l->n;
+	l->n += frame_pack_empty(&l->tx, l->b + l->n, FRAME_RESYNC);
+	say_ping(l, 1);
+	say_hello(l, 78);
+	l->tx.checked = false;
+	say_ping(l, 2);
+	start(&rx, &got, 0);
+	hear_checked(&rx, &got, l->b, l->n, hello);
+	CHECK(!strcmp(got.what, "FFFFF") && !rx.checked && got.hdr[4].length == 8);
+	free(l);
+}
+
+static void test_check_demanded(void)
+{
+	struct line *l = new_line();
+	size_t hello;
+
+	/* none where one is due, also in a frame too short for one */
+	say_checked_hello(l, 77);
+	hello = l->n;
+	l->tx.checked = false;
+	say_ping(l, 1);
+	start(&rx, &got, 0);
+	hear_checked(&rx, &got, l->b, l->n, hello);
+	CHECK(got.frames == 1 && count(&got, 'L') == 1);
+	l->n = hello;
+	l->tx.seq = 1;
+	say_data(l, 1, 7, 1);
+	l->b[hello + 6] = FRAME_FLAG_CHECKED;
+	start(&rx, &got, 0);
+	hear_checked(&rx, &got, l->b, l->n, hello);
+	CHECK(got.frames == 1 && count(&got, 'L') == 1);
+	/* one where none was agreed on, and one of another secret */
+	l->n = hello;
+	l->tx.seq = 1;
+	l->tx.checked = true;
+	say_ping(l, 1);
+	start(&rx, &got, 0);
+	hear(&rx, &got, l->b, l->n);
+	CHECK(got.frames == 1 && count(&got, 'L') == 1);
+	l->n = hello;
+	l->tx.seq = 1;
+	l->tx.seed++;
+	say_ping(l, 1);
+	start(&rx, &got, 0);
+	hear_checked(&rx, &got, l->b, l->n, hello);
+	CHECK(got.frames == 1 && count(&got, 'L') == 1);
+	free(l);
+}
+
+/* Every bit of a checked frame, inverted: neither that frame nor a later one. */
+static void test_checked_bits(void)
+{
+	struct line *l;
+	size_t bit, hello, at;
+
+	for (bit = 0; bit < (FRAME_HEADER_LEN + 40 + FRAME_CHECK_LEN) * 8; bit++) {
+		l = checked_session(3, 40, &hello);
+		at = hello + FRAME_HEADER_LEN + 40 + FRAME_CHECK_LEN;
+		l->b[at + bit / 8] ^= 1 << bit % 8;
+		start(&rx, &got, 0);
+		hear_checked(&rx, &got, l->b, l->n, hello);
+		CHECK(got.frames == 2);
+		free(l);
+	}
+}
+
+/*
+ * A stretch of bytes is lost, from anywhere and of any length, also of whole frames
+ * at any place within them: nothing but the frames before it is given, whatever
+ * comes in its place, here in frames that are all alike.
+ */
+static void test_checked_gaps(void)
+{
+	const size_t frame = FRAME_HEADER_LEN + 40 + FRAME_CHECK_LEN;
+	size_t from, n, hello;
+	struct line *l = checked_session(0, 0, &hello);
+	uint8_t b[1024];
+
+	for (n = 0; n < 8; n++)
+		say_data(l, 1, 40, 5);
+	CHECK(l->n <= sizeof(b));
+	for (from = hello; from < hello + 2 * frame; from++) {
+		for (n = 1; n < 4 * frame; n++) {
+			memcpy(b, l->b, from);
+			memcpy(b + from, l->b + from + n, l->n - from - n);
+			start(&rx, &got, 0);
+			hear_checked(&rx, &got, b, l->n - n, hello);
+			CHECK(got.frames == 1 + (from - hello) / frame);
+		}
+	}
+	free(l);
+}
+
+/* What stands where the rest of a lost frame is awaited: a full frame of nothing. */
+static void test_rest_of_frame(void)
+{
+	struct line *l;
+	size_t hello, cut;
+
+	for (cut = 1; cut < 1000; cut += 37) {
+		l = checked_session(1, 1000, &hello);
+		l->n -= cut;
+		memset(l->b + l->n, 0, FRAME_MAX);
+		l->n += FRAME_MAX;
+		l->n += frame_pack_empty(&l->tx, l->b + l->n, FRAME_RESYNC);
+		start(&rx, &got, 0);
+		hear_checked(&rx, &got, l->b, l->n, hello);
+		CHECK(got.frames == 2 && got.hdr[1].type == FRAME_RESYNC &&
+		      count(&got, 'L') == 1);
+		free(l);
+	}
 }
 
 static void test_new_hello_anytime(void)
@@ -429,7 +618,7 @@ static void test_hostile_lengths(void)
 	for (i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
 		l = new_line();
 		say_hello(l, 6);
-		frame_put_header(&l->tx, l->b + l->n, FRAME_DATA, 1, lengths[i]);
+		frame_seal(&l->tx, l->b + l->n, FRAME_DATA, 1, lengths[i]);
 		l->n += FRAME_HEADER_LEN;
 		say_ping(l, 1);
 		say_hello(l, 7);
@@ -532,7 +721,7 @@ static void test_forged_inside_data(void)
 	say_hello(l, 6);
 	say_ping(l, 1);
 	l->tx.seq = 5;			/* frames are missing */
-	frame_put_header(&l->tx, l->b + l->n, FRAME_DATA, 1, forged->n);
+	frame_seal(&l->tx, l->b + l->n, FRAME_DATA, 1, forged->n);
 	l->n += FRAME_HEADER_LEN;
 	memcpy(l->b + l->n, forged->b, forged->n);
 	l->n += forged->n;
@@ -805,6 +994,12 @@ static const struct {
 	{ test_gaps, "lost bytes anywhere, and a new hello after them" },
 	{ test_repeated_frame, "a repeated frame" },
 	{ test_foreign_epochs, "frames of a foreign epoch are dropped" },
+	{ test_checked, "checked frames of every awkward size" },
+	{ test_what_is_not_checked, "what is not checked" },
+	{ test_check_demanded, "a check is there where it is agreed on, and nowhere else" },
+	{ test_checked_bits, "every bit of a checked frame inverted" },
+	{ test_checked_gaps, "lost bytes anywhere in checked frames" },
+	{ test_rest_of_frame, "a rest of nothing ends a frame that lost its own" },
 	{ test_new_hello_anytime, "a new hello is heard at any time" },
 	{ test_expected_hello, "only the expected hello" },
 	{ test_same_hello_again, "a hello repeated" },

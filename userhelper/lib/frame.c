@@ -2,6 +2,9 @@
 /* The frame layer; Documentation/frame-protocol.rst is its definition. */
 #include <string.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "frame.h"
 #include "text.h"
 
@@ -63,25 +66,55 @@ bool frame_name_ok(const char *name, size_t len)
 
 /* ---- sending ---- */
 
-void frame_put_header(struct frame_tx *tx, uint8_t *out, uint16_t type,
-		      uint32_t stream, uint32_t length)
+static void put_header(struct frame_tx *tx, uint8_t *out, uint16_t type, uint16_t flags,
+		       uint32_t stream, uint32_t length)
 {
 	bool resync = type == FRAME_RESYNC;
 
 	put32(out, FRAME_MAGIC);
 	put16(out + 4, type);
-	put16(out + 6, 0);
+	put16(out + 6, flags);
 	put32(out + 8, stream);
 	put32(out + 12, length);
 	put32(out + 16, resync ? 0 : tx->epoch);
 	put32(out + 20, resync ? 0 : tx->seq++);
 }
 
+/* What agrees on checks, and what may come when nothing is agreed on, has none. */
+static bool has_check(uint16_t type)
+{
+	return type != FRAME_HELLO && type != FRAME_RESYNC;
+}
+
+size_t frame_seal(struct frame_tx *tx, uint8_t *out, uint16_t type, uint32_t stream,
+		  uint32_t length)
+{
+	size_t n = FRAME_HEADER_LEN + length;
+
+	if (!tx->checked || !has_check(type)) {
+		put_header(tx, out, type, 0, stream, length);
+		return n;
+	}
+	put_header(tx, out, type, FRAME_FLAG_CHECKED, stream, length + FRAME_CHECK_LEN);
+	put64(out + n, XXH64(out, n, tx->seed));
+	return n + FRAME_CHECK_LEN;
+}
+
+size_t frame_room(const struct frame_tx *tx, size_t frame_max)
+{
+	return frame_max - FRAME_HEADER_LEN - (tx->checked ? FRAME_CHECK_LEN : 0);
+}
+
+/* Not of its first half, which may be the password of later links. */
+uint64_t frame_seed(const uint8_t secret[FRAME_SECRET_LEN])
+{
+	return get64(secret + FRAME_SECRET_LEN - 8);
+}
+
 size_t frame_pack_hello(struct frame_tx *tx, uint8_t *out, const struct frame_hello *h)
 {
 	uint8_t *p = out + FRAME_HEADER_LEN;
 
-	frame_put_header(tx, out, FRAME_HELLO, 0, FRAME_HELLO_LEN);
 	put16(p, h->version);
 	put16(p + 2, h->role);
 	put32(p + 4, h->capabilities);
@@ -93,7 +126,7 @@ size_t frame_pack_hello(struct frame_tx *tx, uint8_t *out, const struct frame_he
 	memcpy(p + 56, h->boot_id, FRAME_UUID_LEN);
 	memcpy(p + 72, h->instance, FRAME_UUID_LEN);
 	memset(p + 88, 0, 8);
-	return FRAME_HEADER_LEN + FRAME_HELLO_LEN;
+	return frame_seal(tx, out, FRAME_HELLO, 0, FRAME_HELLO_LEN);
 }
 
 size_t frame_pack_offer(struct frame_tx *tx, uint8_t *out, const struct frame_offer *o)
@@ -101,7 +134,6 @@ size_t frame_pack_offer(struct frame_tx *tx, uint8_t *out, const struct frame_of
 	uint8_t *p = out + FRAME_HEADER_LEN;
 	size_t name_len = o->name_len > FRAME_NAME_MAX ? FRAME_NAME_MAX : o->name_len;
 
-	frame_put_header(tx, out, FRAME_OFFER, 0, FRAME_OFFER_LEN + name_len);
 	put32(p, o->id);
 	put32(p + 4, o->flags);
 	put64(p + 8, o->size);
@@ -111,7 +143,7 @@ size_t frame_pack_offer(struct frame_tx *tx, uint8_t *out, const struct frame_of
 	put16(p + 50, name_len);
 	memset(p + 52, 0, 12);
 	memcpy(p + FRAME_OFFER_LEN, o->name, name_len);
-	return FRAME_HEADER_LEN + FRAME_OFFER_LEN + name_len;
+	return frame_seal(tx, out, FRAME_OFFER, 0, FRAME_OFFER_LEN + name_len);
 }
 
 size_t frame_pack_u32s(struct frame_tx *tx, uint8_t *out, uint16_t type,
@@ -119,17 +151,15 @@ size_t frame_pack_u32s(struct frame_tx *tx, uint8_t *out, uint16_t type,
 {
 	unsigned int i;
 
-	frame_put_header(tx, out, type, stream, 4 * n);
 	for (i = 0; i < n; i++)
 		put32(out + FRAME_HEADER_LEN + 4 * i, v[i]);
-	return FRAME_HEADER_LEN + 4 * n;
+	return frame_seal(tx, out, type, stream, 4 * n);
 }
 
 size_t frame_pack_u64(struct frame_tx *tx, uint8_t *out, uint16_t type, uint64_t v)
 {
-	frame_put_header(tx, out, type, 0, 8);
 	put64(out + FRAME_HEADER_LEN, v);
-	return FRAME_HEADER_LEN + 8;
+	return frame_seal(tx, out, type, 0, 8);
 }
 
 /* The text is ours or libc's, so it is made to fit rather than refused. */
@@ -147,9 +177,8 @@ size_t frame_pack_code(struct frame_tx *tx, uint8_t *out, uint16_t type,
 {
 	size_t len = put_text(out + FRAME_HEADER_LEN + 4, text);
 
-	frame_put_header(tx, out, type, stream, 4 + len);
 	put32(out + FRAME_HEADER_LEN, code);
-	return FRAME_HEADER_LEN + 4 + len;
+	return frame_seal(tx, out, type, stream, 4 + len);
 }
 
 size_t frame_pack_notice(struct frame_tx *tx, uint8_t *out, uint32_t what, uint32_t offer,
@@ -157,10 +186,9 @@ size_t frame_pack_notice(struct frame_tx *tx, uint8_t *out, uint32_t what, uint3
 {
 	size_t len = put_text(out + FRAME_HEADER_LEN + 8, text);
 
-	frame_put_header(tx, out, FRAME_NOTICE, 0, 8 + len);
 	put32(out + FRAME_HEADER_LEN, what);
 	put32(out + FRAME_HEADER_LEN + 4, offer);
-	return FRAME_HEADER_LEN + 8 + len;
+	return frame_seal(tx, out, FRAME_NOTICE, 0, 8 + len);
 }
 
 size_t frame_pack_eject(struct frame_tx *tx, uint8_t *out, uint32_t offer, uint32_t flags,
@@ -174,8 +202,7 @@ size_t frame_pack_eject(struct frame_tx *tx, uint8_t *out, uint32_t offer, uint3
 
 size_t frame_pack_empty(struct frame_tx *tx, uint8_t *out, uint16_t type)
 {
-	frame_put_header(tx, out, type, 0, 0);
-	return FRAME_HEADER_LEN;
+	return frame_seal(tx, out, type, 0, 0);
 }
 
 /* ---- parsing of payloads ---- */
@@ -343,6 +370,7 @@ void frame_rx_init(struct frame_rx *rx, uint32_t expect_hello)
 	rx->seq = 0;
 	rx->hunting = true;
 	rx->expect_hello = expect_hello;
+	rx->checked = false;
 	rx->dropped = 0;
 }
 
@@ -394,8 +422,35 @@ static bool hello_is_whole(const struct frame_header *h, const uint8_t *payload)
 	return frame_parse_hello(payload, h->length, &hello) && hello.epoch == h->epoch;
 }
 
+/*
+ * Of a frame of the session that is there from its first byte to its last: are
+ * these its own bytes, or did some get lost and others come in their place?
+ */
+static bool check_is_right(const struct frame_rx *rx, const struct frame_header *h,
+			   const uint8_t *payload)
+{
+	size_t n;
+
+	if (!(h->flags & FRAME_FLAG_CHECKED))
+		return !rx->checked;
+	if (!rx->checked || h->length < FRAME_CHECK_LEN)
+		return false;
+	n = h->length - FRAME_CHECK_LEN;
+	return get64(payload + n) == XXH64(payload - FRAME_HEADER_LEN, FRAME_HEADER_LEN + n,
+					   rx->seed);
+}
+
+/* What its header says, its bytes may deny. */
+static bool is_whole(const struct frame_rx *rx, const struct frame_header *h, enum verdict v,
+		     const uint8_t *payload)
+{
+	if (v == NEW_EPOCH)
+		return hello_is_whole(h, payload);
+	return v != DELIVER || check_is_right(rx, h, payload);
+}
+
 /* The frame is there from its first byte to its last. */
-static enum frame_rx_result whole_frame(struct frame_rx *rx, const struct frame_header *h,
+static enum frame_rx_result whole_frame(struct frame_rx *rx, struct frame_header *h,
 					enum verdict v)
 {
 	switch (v) {
@@ -406,9 +461,12 @@ static enum frame_rx_result whole_frame(struct frame_rx *rx, const struct frame_
 		rx->epoch = h->epoch;
 		rx->seq = 1;
 		rx->hunting = false;
+		rx->checked = false;
 		return FRAME_RX_FRAME;
 	case DELIVER:
 		rx->seq++;
+		if (rx->checked)
+			h->length -= FRAME_CHECK_LEN;
 		return FRAME_RX_FRAME;
 	default:
 		return FRAME_RX_FRAME;
@@ -480,7 +538,7 @@ static bool feed_direct(struct frame_rx *rx, const uint8_t **data, size_t *len,
 	if (v == LOSE || *len - FRAME_HEADER_LEN < hdr->length)
 		return false;
 	*payload = *data + FRAME_HEADER_LEN;
-	if (v == NEW_EPOCH && !hello_is_whole(hdr, *payload))
+	if (!is_whole(rx, hdr, v, *payload))
 		return false;
 	*data += FRAME_HEADER_LEN + hdr->length;
 	*len -= FRAME_HEADER_LEN + hdr->length;
@@ -534,7 +592,7 @@ enum frame_rx_result frame_rx_feed(struct frame_rx *rx, const uint8_t **data,
 	if (rx->have < FRAME_HEADER_LEN + hdr->length)
 		return FRAME_RX_NEED_MORE;
 	*payload = rx->buf + FRAME_HEADER_LEN;
-	if (v == NEW_EPOCH && !hello_is_whole(hdr, *payload))
+	if (!is_whole(rx, hdr, v, *payload))
 		return lose(rx);
 
 	n = FRAME_HEADER_LEN + hdr->length;

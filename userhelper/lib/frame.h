@@ -25,6 +25,7 @@
 #define FRAME_TEXT_MAX		255		/* text of a CLOSE or BYE */
 #define FRAME_SECRET_LEN	32
 #define FRAME_UUID_LEN		16
+#define FRAME_CHECK_LEN		8		/* at the end of a checked frame's payload */
 
 /*
  * L: link to share, S: share to link, B: both. Numbers are the wire's and
@@ -55,12 +56,14 @@ enum frame_type {
 struct frame_header {
 	uint32_t magic;
 	uint16_t type;
-	uint16_t flags;		/* 0; a receiver ignores what it does not know */
+	uint16_t flags;		/* FRAME_FLAG_*; others are ignored */
 	uint32_t stream;	/* 0: of the session */
 	uint32_t length;	/* of the payload */
 	uint32_t epoch;
 	uint32_t seq;		/* frames of this epoch and direction before this one */
 };
+
+#define FRAME_FLAG_CHECKED	(1u << 0)	/* the payload ends with a check */
 
 enum frame_role {
 	FRAME_ROLE_LINK = 1,
@@ -82,6 +85,9 @@ struct frame_hello {
 	uint32_t reserved[2];
 };
 #define FRAME_HELLO_LEN		96
+
+/* Every frame but HELLO and RESYNC is checked, where both sides say it. */
+#define FRAME_CAP_CHECKS	(1u << 0)
 
 /* link: takes an EJECT_REQUEST that names a replacement; share: a NOTICE with text */
 #define FRAME_CAP_ANSWERS	(1u << 1)
@@ -154,7 +160,7 @@ enum frame_rx_result {
 	FRAME_RX_NEED_MORE,	/* no whole frame in the buffer yet */
 	FRAME_RX_FRAME,		/* hdr and payload are set */
 	FRAME_RX_SKIPPED,	/* bytes were dropped (other epoch, resynchronising); call again */
-	FRAME_RX_LOST,		/* wrong magic, gap or limit: ask for a new hello; call again */
+	FRAME_RX_LOST,		/* wrong magic, gap, limit or check: ask for a new hello; call again */
 };
 
 /**
@@ -164,6 +170,8 @@ enum frame_rx_result {
  * @seq: number the next frame of @epoch must have
  * @hunting: looking for the magic of a HELLO or RESYNC
  * @expect_hello: epoch of the hello that ends hunting; 0: any
+ * @checked: no frame without a check is taken; until the next HELLO
+ * @seed: of the checks
  */
 struct frame_rx {
 	uint8_t buf[FRAME_MAX];
@@ -172,14 +180,21 @@ struct frame_rx {
 	uint32_t seq;
 	bool hunting;
 	uint32_t expect_hello;
+	bool checked;
+	uint64_t seed;
 	uint64_t dropped;	/* bytes, for the log and the counters */
 };
 
-/* struct frame_tx - numbering of one direction */
+/* struct frame_tx - numbering of one direction, and whether its frames are checked */
 struct frame_tx {
 	uint32_t epoch;
 	uint32_t seq;
+	bool checked;
+	uint64_t seed;
 };
+
+/* frame_seed() - of the checks of a session whose link has this secret */
+uint64_t frame_seed(const uint8_t secret[FRAME_SECRET_LEN]);
 
 /**
  * frame_rx_init() - start hunting
@@ -193,11 +208,13 @@ void frame_rx_init(struct frame_rx *rx, uint32_t expect_hello);
  * @rx: receiver
  * @data: in and out: the next byte to take
  * @len: in and out: bytes left
- * @hdr: out, with FRAME_RX_FRAME
+ * @hdr: out, with FRAME_RX_FRAME; its length is without the check
  * @payload: out, with FRAME_RX_FRAME: @hdr->length bytes, valid until the next
  *	call; points into *@data when the frame lies there whole
  *
- * Checks magic, length (at most FRAME_PAYLOAD_MAX), epoch and sequence. A HELLO
+ * Checks magic, length (at most FRAME_PAYLOAD_MAX), epoch, sequence, and where
+ * there is one the check: no byte of a frame is given before all are known to be
+ * its own. A HELLO
  * of another epoch (any for expect_hello 0) is given to the caller at any time,
  * with @rx already switched to its epoch; every other frame of a foreign epoch
  * is dropped. Call until FRAME_RX_NEED_MORE.
@@ -209,12 +226,18 @@ enum frame_rx_result frame_rx_feed(struct frame_rx *rx, const uint8_t **data,
 				   const uint8_t **payload);
 
 /**
- * frame_put_header() - number a frame and write its header
+ * frame_seal() - number a frame, write its header, and its check if it has one
  * @tx: numbering; seq counts up (RESYNC: epoch and seq 0, not counted)
- * @out: FRAME_HEADER_LEN bytes
+ * @out: its @length bytes of payload are there, after FRAME_HEADER_LEN bytes;
+ *	after them is room for FRAME_CHECK_LEN bytes
+ *
+ * Return: length of the frame
  */
-void frame_put_header(struct frame_tx *tx, uint8_t *out, uint16_t type,
-		      uint32_t stream, uint32_t length);
+size_t frame_seal(struct frame_tx *tx, uint8_t *out, uint16_t type, uint32_t stream,
+		  uint32_t length);
+
+/* frame_room() - bytes of payload that fit into a frame of this length */
+size_t frame_room(const struct frame_tx *tx, size_t frame_max);
 
 /*
  * Packers write header and payload into out and return the frame's length;

@@ -39,6 +39,18 @@ static void protocol_error(struct session *s, const struct frame_header *h, cons
 	session_fail(s, FRAME_ERR_PROTOCOL, why);
 }
 
+/* From here on, both ways. */
+static bool agree_on_checks(struct session *s, const struct frame_hello *h)
+{
+	if (!(h->capabilities & FRAME_CAP_CHECKS))
+		return false;
+	s->rx->checked = true;
+	s->tx.checked = true;
+	s->rx->seed = frame_seed(s->secret);
+	s->tx.seed = s->rx->seed;
+	return true;
+}
+
 static void hear_hello(struct session *s, const uint8_t *payload, size_t len)
 {
 	struct frame_hello h;
@@ -50,6 +62,10 @@ static void hear_hello(struct session *s, const uint8_t *payload, size_t len)
 	}
 	if (h.version != FRAME_VERSION) {
 		session_fail(s, FRAME_ERR_VERSION, "the client speaks another version of the frame protocol: use matching versions of spicebd");
+		return;
+	}
+	if (s->params->lossy && !agree_on_checks(s, &h)) {
+		session_fail(s, FRAME_ERR_VERSION, "the client does not check its frames, which a virtual machine's port needs: use matching versions of spicebd");
 		return;
 	}
 	memcpy(s->peer_boot_id, h.boot_id, FRAME_UUID_LEN);

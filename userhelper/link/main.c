@@ -267,6 +267,8 @@ static int run(const char *name, bool sandbox)
 	set_session_params();
 	if (linkconf_is_port(&conf.file, prefix)) {
 		ports = prefix;
+		/* In a migration, and with no sign of it. */
+		session_params.lossy = true;
 		transport = &virtio_transport;
 	}
 	if (!ports) {

@@ -67,7 +67,8 @@ static void send_hello(struct session *s)
 		.version = FRAME_VERSION,
 		.role = FRAME_ROLE_LINK,
 		.epoch = s->epoch,
-		.capabilities = FRAME_CAP_ANSWERS,
+		.capabilities = FRAME_CAP_ANSWERS |
+				(s->params->lossy ? FRAME_CAP_CHECKS : 0),
 		.frame_max = FRAME_MAX,
 		.ping_interval = s->params->ping_interval,
 		.ping_timeout = s->params->ping_timeout,
@@ -135,8 +136,7 @@ void session_epoch(struct session *s, const char *why)
 		random_bytes(&epoch, sizeof(epoch));
 	} while (!epoch || epoch == s->epoch);
 	s->epoch = epoch;
-	s->tx.epoch = epoch;
-	s->tx.seq = 0;
+	s->tx = (struct frame_tx) { .epoch = epoch };
 	s->ctl_len = 0;
 	s->next_stream = 1;
 	frame_rx_init(s->rx, epoch);

@@ -430,11 +430,9 @@ static void stream_event(int fd, int events, void *opaque)
 static size_t take(struct stream *st, uint8_t *buf, size_t size)
 {
 	struct session *s = st->session;
-	size_t max = size - FRAME_HEADER_LEN;
+	size_t max = frame_room(&s->tx, size < s->peer_frame_max ? size : s->peer_frame_max);
 	ssize_t n;
 
-	if (max > s->peer_frame_max - FRAME_HEADER_LEN)
-		max = s->peer_frame_max - FRAME_HEADER_LEN;
 	if (max > st->tx_credit)
 		max = st->tx_credit;
 	n = recv(st->fd, buf + FRAME_HEADER_LEN, max, MSG_DONTWAIT);
@@ -451,9 +449,8 @@ static size_t take(struct stream *st, uint8_t *buf, size_t size)
 	if (n < 0)
 		return 0;
 	st->tx_credit -= n;
-	frame_put_header(&s->tx, buf, FRAME_DATA, st->id, n);
 	s->tx_frames++;
-	return FRAME_HEADER_LEN + n;
+	return frame_seal(&s->tx, buf, FRAME_DATA, st->id, n);
 }
 
 static bool can_send(const struct stream *st)

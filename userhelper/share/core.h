@@ -235,7 +235,8 @@ void port_batch_end(struct port *p);
 /* upcall: the buffer may be used again */
 void port_written(struct txbuf *b);
 /* upcalls, in session.c */
-void session_opened(struct port *p);
+/* @again: it was open already, so that the link may take the old session for alive */
+void session_opened(struct port *p, bool again);
 void session_closed(struct port *p, const char *why);
 void session_input(struct port *p, const uint8_t *data, size_t len);
 void session_progress(struct port *p);

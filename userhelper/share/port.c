@@ -185,13 +185,14 @@ static void learn_name(struct port *p)
 static void on_opened(GObject *obj, GParamSpec *spec, gpointer data)
 {
 	struct port *p = data;
+	bool was_opened = p->opened;
 	gboolean opened;
 
 	learn_name(p);
 	if (!p->known)
 		return;
 	g_object_get(p->channel, "port-opened", &opened, NULL);
-	if (p->opened)
+	if (was_opened)
 		session_closed(p, opened ? "the port was opened anew" :
 					   "the other end closed the port");
 	p->opened = opened;
@@ -203,7 +204,7 @@ static void on_opened(GObject *obj, GParamSpec *spec, gpointer data)
 	 */
 	if (spec)
 		tap_attach(p);
-	session_opened(p);
+	session_opened(p, was_opened);
 }
 
 /*

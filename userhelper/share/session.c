@@ -163,12 +163,27 @@ void session_fault(struct port *p, uint32_t code, const char *fmt, ...)
 	p->state = PORT_SHUT;
 }
 
+/*
+ * Where bytes were lost the link may be waiting for the rest of a frame, and would
+ * take the RESYNC for it. So the largest rest that there can be goes first, where
+ * frames are checked: the check will be wrong, or, between two frames, it is no
+ * frame. A link that does not answer may be in that state since an earlier share.
+ */
+static void ask_for_hello(struct port *p)
+{
+	static const uint8_t rest[FRAME_MAX];
+
+	if (p->tx.checked || p->hello_tries > 1)
+		port_send_small(p, rest, sizeof(rest));
+	send_empty(p, FRAME_RESYNC);
+}
+
 static gboolean on_hello_timer(gpointer data)
 {
 	struct port *p = data;
 
 	p->hello_timer = 0;
-	send_empty(p, FRAME_RESYNC);
+	ask_for_hello(p);
 	if (p->hello_tries == HELLO_TELL)
 		share_event(p->share, SPICEBD_SHARE_PORT_SILENT, p->drive, NULL,
 			    "nobody answers there; is spicebd running at the other end?");
@@ -190,7 +205,7 @@ static void expect_hello(struct port *p)
 	p->hello_tries++;
 }
 
-void session_opened(struct port *p)
+void session_opened(struct port *p, bool again)
 {
 	if (p->state == PORT_SHUT && now_ms() - p->fault_since < FAULTS_MS)
 		return;
@@ -198,8 +213,13 @@ void session_opened(struct port *p)
 	frame_rx_init(&p->rx, 0);
 	p->lost = false;
 	p->hello_tries = 0;
-	if (!p->share->stopping)
-		expect_hello(p);
+	if (p->share->stopping)
+		return;
+	/* In a migration, of which the link may know nothing. */
+	if (again)
+		ask_for_hello(p);
+	p->hello_tries = again;
+	expect_hello(p);
 }
 
 void session_closed(struct port *p, const char *why)
@@ -235,7 +255,7 @@ static bool send_hello(struct port *p)
 	struct frame_hello h = {
 		.version = FRAME_VERSION,
 		.role = FRAME_ROLE_SHARE,
-		.capabilities = FRAME_CAP_ANSWERS,
+		.capabilities = FRAME_CAP_ANSWERS | FRAME_CAP_CHECKS,
 		.epoch = p->peer.epoch,
 		.frame_max = FRAME_MAX,
 		.ping_interval = PING_INTERVAL,
@@ -353,6 +373,8 @@ static void on_hello(struct port *p, const struct frame_header *h, const uint8_t
 	p->last_stream = 0;
 	memcpy(p->secret, hello.secret, sizeof(p->secret));
 	p->tx = (struct frame_tx){ .epoch = hello.epoch };
+	p->tx.checked = p->rx.checked = hello.capabilities & FRAME_CAP_CHECKS;
+	p->tx.seed = p->rx.seed = frame_seed(hello.secret);
 	session_progress(p);
 }
 
@@ -484,7 +506,7 @@ static void lost_step(struct port *p)
 	p->hello_tries = 0;
 	if (p->share->stopping)
 		return;
-	send_empty(p, FRAME_RESYNC);
+	ask_for_hello(p);
 	expect_hello(p);
 }
 

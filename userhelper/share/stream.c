@@ -320,8 +320,7 @@ static void send_data(struct stream *s, struct txbuf *b, size_t n)
 	s->offer->info.read_bytes += n;
 	p->share->read_bytes += n;
 	identity_stamp(s->offer);
-	frame_put_header(&p->tx, b->b.data, FRAME_DATA, s->id, n);
-	port_send_buffer(p, b, FRAME_HEADER_LEN + n);
+	port_send_buffer(p, b, frame_seal(&p->tx, b->b.data, FRAME_DATA, s->id, n));
 }
 
 /* An NBD server speaks first: its first byte says that it stands. */
@@ -359,7 +358,8 @@ static bool pump_frame(struct stream *s)
 		s->starved = true;
 		return false;
 	}
-	room = MIN(MIN(s->port->peer.frame_max, FRAME_MAX) - FRAME_HEADER_LEN, s->tx_credit);
+	room = frame_room(&s->port->tx, MIN(s->port->peer.frame_max, FRAME_MAX));
+	room = MIN(room, s->tx_credit);
 	n = fill_buffer(s, b, room);
 	if (n > 0) {
 		send_data(s, b, n);
