@@ -216,8 +216,9 @@ void identity_recall(struct offer *o)
 {
 }
 
-void identity_keep(struct offer *o)
+bool identity_keep(struct offer *o)
 {
+	return true;
 }
 
 void identity_stamp(struct offer *o)
@@ -368,7 +369,7 @@ bool port_send_small(struct port *p, const uint8_t *frame, size_t len)
 	return true;
 }
 
-void port_attach(struct spicebd_share *s, SpiceChannel *channel)
+void port_attach(struct spicebd_share *s, unsigned int site, SpiceChannel *channel)
 {
 }
 

@@ -141,7 +141,8 @@ size_t frame_pack_offer(struct frame_tx *tx, uint8_t *out, const struct frame_of
 	memcpy(p + 32, o->incarnation, FRAME_UUID_LEN);
 	put16(p + 48, o->kind);
 	put16(p + 50, name_len);
-	memset(p + 52, 0, 12);
+	put32(p + 52, o->owner_epoch);
+	memset(p + 56, 0, 8);
 	memcpy(p + FRAME_OFFER_LEN, o->name, name_len);
 	return frame_seal(tx, out, FRAME_OFFER, 0, FRAME_OFFER_LEN + name_len);
 }
@@ -205,6 +206,48 @@ size_t frame_pack_empty(struct frame_tx *tx, uint8_t *out, uint16_t type)
 	return frame_seal(tx, out, type, 0, 0);
 }
 
+#define MOVE_LEN	(8 + FRAME_UUID_LEN)
+#define MOVE_BEGIN_LEN	(MOVE_LEN + 8)
+
+size_t frame_pack_move(struct frame_tx *tx, uint8_t *out, const struct frame_move *m)
+{
+	const char *const texts[] = { m->uri, m->subject, m->ticket };
+	uint8_t *p = out + FRAME_HEADER_LEN, *at = p + MOVE_BEGIN_LEN;
+
+	put32(p, m->verb);
+	put32(p + 4, m->offer);
+	memcpy(p + 8, m->id, FRAME_UUID_LEN);
+	if (m->verb != FRAME_MOVE_BEGIN) {
+		frame_put_header(tx, out, FRAME_MOVE, 0, MOVE_LEN);
+		return FRAME_HEADER_LEN + MOVE_LEN;
+	}
+	put32(p + MOVE_LEN, m->port);
+	for (int i = 0; i < 3; i++) {
+		size_t len = strlen(texts[i]);
+
+		p[MOVE_LEN + 4 + i] = len;
+		memcpy(at, texts[i], len);
+		at += len;
+	}
+	p[MOVE_LEN + 7] = 0;
+	frame_put_header(tx, out, FRAME_MOVE, 0, at - p);
+	return at - out;
+}
+
+size_t frame_pack_move_state(struct frame_tx *tx, uint8_t *out,
+			     const struct frame_move_state *m)
+{
+	uint8_t *p = out + FRAME_HEADER_LEN;
+	size_t len = put_text(p + 12 + FRAME_UUID_LEN, m->text);
+
+	frame_put_header(tx, out, FRAME_MOVE_STATE, 0, 12 + FRAME_UUID_LEN + len);
+	put32(p, m->result);
+	put32(p + 4, m->offer);
+	put32(p + 8, m->owner_epoch);
+	memcpy(p + 12, m->id, FRAME_UUID_LEN);
+	return FRAME_HEADER_LEN + 12 + FRAME_UUID_LEN + len;
+}
+
 /* ---- parsing of payloads ---- */
 
 bool frame_parse_hello(const uint8_t *p, size_t len, struct frame_hello *h)
@@ -241,6 +284,7 @@ bool frame_parse_offer(const uint8_t *p, size_t len, struct frame_offer *o)
 	memcpy(o->incarnation, p + 32, FRAME_UUID_LEN);
 	o->kind = get16(p + 48);
 	o->name_len = get16(p + 50);
+	o->owner_epoch = get32(p + 52);
 	if (!o->id || o->size > INT64_MAX || len != FRAME_OFFER_LEN + (size_t)o->name_len ||
 	    all_zero(o->medium_id, FRAME_UUID_LEN) ||
 	    all_zero(o->incarnation, FRAME_UUID_LEN) ||
@@ -303,6 +347,60 @@ bool frame_parse_eject(const uint8_t *p, size_t len, uint32_t *offer, uint32_t *
 	return !(*flags & FRAME_EJECT_REPLACE) == (len == 8);
 }
 
+/* Printable ASCII: an address, a certificate's subject, a ticket. */
+static bool get_ascii(char *to, size_t max, const uint8_t *p, size_t len)
+{
+	if (len > max)
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (p[i] < 0x20 || p[i] > 0x7e)
+			return false;
+	memcpy(to, p, len);
+	to[len] = '\0';
+	return true;
+}
+
+bool frame_parse_move(const uint8_t *p, size_t len, struct frame_move *m)
+{
+	const uint8_t *n = p + MOVE_LEN + 4, *at = p + MOVE_BEGIN_LEN;
+
+	memset(m, 0, sizeof(*m));
+	if (len < MOVE_LEN)
+		return false;
+	m->verb = get32(p);
+	m->offer = get32(p + 4);
+	memcpy(m->id, p + 8, FRAME_UUID_LEN);
+	if (m->verb < FRAME_MOVE_BEGIN || m->verb > FRAME_MOVE_DONE ||
+	    all_zero(m->id, FRAME_UUID_LEN))
+		return false;
+	if (m->verb != FRAME_MOVE_BEGIN)
+		return len == MOVE_LEN;
+	if (len < MOVE_BEGIN_LEN || len != MOVE_BEGIN_LEN + (size_t)n[0] + n[1] + n[2])
+		return false;
+	m->port = get32(p + MOVE_LEN);
+	return n[0] && get_ascii(m->uri, FRAME_MOVE_URI_MAX, at, n[0]) &&
+	       get_ascii(m->subject, FRAME_MOVE_SUBJECT_MAX, at + n[0], n[1]) &&
+	       get_ascii(m->ticket, FRAME_MOVE_TICKET_MAX, at + n[0] + n[1], n[2]);
+}
+
+bool frame_parse_move_state(const uint8_t *p, size_t len, struct frame_move_state *m)
+{
+	uint32_t ignored;
+
+	memset(m, 0, sizeof(*m));
+	if (len < 12 + FRAME_UUID_LEN)
+		return false;
+	m->result = get32(p);
+	m->offer = get32(p + 4);
+	m->owner_epoch = get32(p + 8);
+	memcpy(m->id, p + 12, FRAME_UUID_LEN);
+	/* The end of the id and what follows it have the form of a code's payload. */
+	return m->result >= FRAME_MOVE_WAITING && m->result <= FRAME_MOVE_OVER &&
+	       !all_zero(m->id, FRAME_UUID_LEN) &&
+	       frame_parse_code(p + 8 + FRAME_UUID_LEN, len - 8 - FRAME_UUID_LEN, &ignored,
+				m->text);
+}
+
 const char *frame_type_str(uint16_t type)
 {
 	static const char *const names[] = {
@@ -322,6 +420,7 @@ const char *frame_type_str(uint16_t type)
 		[FRAME_PONG] = "PONG",
 		[FRAME_MOVE] = "MOVE",
 		[FRAME_BYE] = "BYE",
+		[FRAME_MOVE_STATE] = "MOVE_STATE",
 	};
 
 	if (type >= sizeof(names) / sizeof(names[0]) || !names[type])
@@ -341,6 +440,7 @@ const char *frame_code_str(uint32_t code)
 		[FRAME_ERR_LIMIT] = "limit exceeded",
 		[FRAME_ERR_TIMEOUT] = "timed out",
 		[FRAME_ERR_SHUTDOWN] = "shut down",
+		[FRAME_ERR_MOVED] = "moved to another host",
 	};
 
 	if (code >= sizeof(names) / sizeof(names[0]))

@@ -47,8 +47,9 @@ enum frame_type {
 	FRAME_EJECT_REQUEST = 12, /* S: the person wants the medium back */
 	FRAME_PING	= 13,	/* B */
 	FRAME_PONG	= 14,	/* B */
-	FRAME_MOVE	= 15,	/* L: reserved for migration between hosts */
+	FRAME_MOVE	= 15,	/* L: a medium is to belong to another host */
 	FRAME_BYE	= 16,	/* B: the session ends; code and text say why */
+	FRAME_MOVE_STATE = 17,	/* S: how that stands */
 };
 #define FRAME_TYPE_OPTIONAL	0x8000u
 
@@ -91,6 +92,8 @@ struct frame_hello {
 
 /* link: takes an EJECT_REQUEST that names a replacement; share: a NOTICE with text */
 #define FRAME_CAP_ANSWERS	(1u << 1)
+/* both: MOVE and MOVE_STATE */
+#define FRAME_CAP_MOVE		(1u << 2)
 
 /* Bits of an EJECT_REQUEST's flags. */
 #define FRAME_EJECT_FORCE	(1u << 0)
@@ -101,6 +104,7 @@ struct frame_hello {
 #define FRAME_OFFER_DURABLE	(1u << 1)	/* acknowledged writes survive the server */
 #define FRAME_OFFER_MULTI	(1u << 2)	/* several streams at once are coherent */
 #define FRAME_OFFER_BUSY	(1u << 3)	/* open for writing by another port */
+#define FRAME_OFFER_AWAY	(1u << 4)	/* belongs to another host: OPEN is refused */
 
 enum frame_kind {
 	FRAME_KIND_UNKNOWN = 0,
@@ -117,7 +121,8 @@ struct frame_offer {
 	uint8_t  incarnation[FRAME_UUID_LEN]; /* of the server process that has it */
 	uint16_t kind;			/* enum frame_kind */
 	uint16_t name_len;
-	uint32_t reserved[3];
+	uint32_t owner_epoch;		/* how often it came to belong to another host */
+	uint32_t reserved[2];
 	char	 name[FRAME_NAME_MAX + 1]; /* not on the wire as such: NUL-terminated here */
 };
 #define FRAME_OFFER_LEN		64
@@ -141,6 +146,47 @@ enum frame_code {
 	FRAME_ERR_LIMIT = 6,
 	FRAME_ERR_TIMEOUT = 7,
 	FRAME_ERR_SHUTDOWN = 8,
+	FRAME_ERR_MOVED = 9,		/* the medium belongs to another host */
+};
+
+/* What a MOVE asks of the share; Documentation/migration.rst. */
+enum frame_move_verb {
+	FRAME_MOVE_BEGIN = 1,	/* go to the other host, too */
+	FRAME_MOVE_COMMIT = 2,	/* let the medium belong to that host */
+	FRAME_MOVE_CANCEL = 3,	/* unless that was done, never do it; answered by what is so */
+	FRAME_MOVE_ACCEPT = 4,	/* of the other host: it is the medium, and there is room */
+	FRAME_MOVE_DONE = 5,	/* it is known here that the medium is gone */
+};
+
+enum frame_move_result {
+	FRAME_MOVE_WAITING = 1,	/* for the other host, or for its word */
+	FRAME_MOVE_READY = 2,	/* the other host has accepted it */
+	FRAME_MOVE_GRANTED = 3,	/* the medium belongs to the other host */
+	FRAME_MOVE_OVER = 4,	/* it does not, and never will by this move; text: why */
+};
+
+#define FRAME_MOVE_URI_MAX	127
+#define FRAME_MOVE_SUBJECT_MAX	95
+#define FRAME_MOVE_TICKET_MAX	60
+
+/* FRAME_MOVE: @port and what follows with FRAME_MOVE_BEGIN only */
+struct frame_move {
+	uint32_t verb;			/* enum frame_move_verb */
+	uint32_t offer;
+	uint8_t id[FRAME_UUID_LEN];	/* of the migration */
+	uint32_t port;			/* of the other host's link */
+	char uri[FRAME_MOVE_URI_MAX + 1];
+	char subject[FRAME_MOVE_SUBJECT_MAX + 1];	/* of its certificate; or empty */
+	char ticket[FRAME_MOVE_TICKET_MAX + 1];		/* or empty */
+};
+
+/* FRAME_MOVE_STATE */
+struct frame_move_state {
+	uint32_t result;		/* enum frame_move_result */
+	uint32_t offer;			/* 0: not offered any more */
+	uint32_t owner_epoch;
+	uint8_t id[FRAME_UUID_LEN];
+	char text[FRAME_TEXT_MAX + 1];
 };
 
 /*
@@ -154,6 +200,9 @@ enum frame_code {
  *   EJECT_REQUEST  le32 offer, le32 flags, then le32 offer with FRAME_EJECT_REPLACE
  *   PING, PONG     le64 token
  *   OFFERS_END, RESYNC  empty
+ *   MOVE           le32 verb, le32 offer, 16 bytes id; with BEGIN le32 port, u8
+ *                  lengths of uri, subject and ticket, u8 0, and these three
+ *   MOVE_STATE     le32 result, le32 offer, le32 owner epoch, 16 bytes id, text
  */
 
 enum frame_rx_result {
@@ -260,6 +309,9 @@ size_t frame_pack_notice(struct frame_tx *tx, uint8_t *out, uint32_t what, uint3
 size_t frame_pack_eject(struct frame_tx *tx, uint8_t *out, uint32_t offer, uint32_t flags,
 			uint32_t by);
 size_t frame_pack_empty(struct frame_tx *tx, uint8_t *out, uint16_t type);
+size_t frame_pack_move(struct frame_tx *tx, uint8_t *out, const struct frame_move *m);
+size_t frame_pack_move_state(struct frame_tx *tx, uint8_t *out,
+			     const struct frame_move_state *m);
 
 bool frame_parse_hello(const uint8_t *p, size_t len, struct frame_hello *h);
 bool frame_parse_offer(const uint8_t *p, size_t len, struct frame_offer *o);
@@ -271,6 +323,8 @@ bool frame_parse_notice(const uint8_t *p, size_t len, uint32_t *what, uint32_t *
 			char text[FRAME_TEXT_MAX + 1]);
 bool frame_parse_eject(const uint8_t *p, size_t len, uint32_t *offer, uint32_t *flags,
 		       uint32_t *by);
+bool frame_parse_move(const uint8_t *p, size_t len, struct frame_move *m);
+bool frame_parse_move_state(const uint8_t *p, size_t len, struct frame_move_state *m);
 
 /**
  * frame_name_ok() - whether a medium's name may be shown and typed

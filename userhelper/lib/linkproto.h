@@ -35,6 +35,8 @@ enum link_type {
 				 * notice of what was done, or FRAME_NOTICE_BUSY */
 	LINK_CLIENT,		/* a Spice client came (flags 1) or went (flags 0); text: what it is */
 	LINK_STATS,		/* port, answer to LINK_GET_STATS; u.stats */
+	LINK_MOVE_STATE,	/* port, offer (0: not offered), flags: enum
+				 * frame_move_result, tag: owner epoch; u.move_state */
 
 	/* daemon to link */
 	LINK_ADD_PORT = 64,	/* port: offer org.spice-space.spicebd.<port> */
@@ -43,6 +45,10 @@ enum link_type {
 	LINK_NOTICE,		/* port, offer, flags: enum frame_notice_what; u.notice */
 	LINK_RESET_PORT,	/* port: new session, new epoch */
 	LINK_GET_STATS,		/* port */
+	LINK_MOVE,		/* port, offer, flags: enum frame_move_verb; u.move. A share
+				 * that knows no such thing is answered for: FRAME_MOVE_OVER */
+	LINK_INVITE,		/* text: a ticket that is good for one session of one share,
+				 * which comes within a minute; "": not any more */
 };
 
 struct link_msg {
@@ -62,6 +68,7 @@ struct link_msg {
 			uint8_t medium_id[FRAME_UUID_LEN];
 			uint8_t incarnation[FRAME_UUID_LEN];
 			char name[FRAME_NAME_MAX + 1];
+			uint32_t owner_epoch;
 		} offer;
 		struct {
 			uint8_t boot_id[FRAME_UUID_LEN];
@@ -81,6 +88,17 @@ struct link_msg {
 		struct {
 			char text[FRAME_TEXT_MAX + 1];	/* NUL-terminated, for the share's user */
 		} notice;
+		struct {
+			uint8_t id[FRAME_UUID_LEN];
+			uint32_t port;
+			char uri[FRAME_MOVE_URI_MAX + 1];
+			char subject[FRAME_MOVE_SUBJECT_MAX + 1];
+			char ticket[FRAME_MOVE_TICKET_MAX + 1];
+		} move;
+		struct {
+			uint8_t id[FRAME_UUID_LEN];
+			char text[FRAME_TEXT_MAX + 1];
+		} move_state;
 		uint8_t raw[384];
 	} u;
 	char text[96];		/* NUL-terminated UTF-8, for people */

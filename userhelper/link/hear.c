@@ -25,6 +25,7 @@ void session_emit_offer(struct session *s, const struct frame_offer *o)
 	m.u.offer.size = o->size;
 	m.u.offer.flags = o->flags;
 	m.u.offer.kind = o->kind;
+	m.u.offer.owner_epoch = o->owner_epoch;
 	memcpy(m.u.offer.medium_id, o->medium_id, FRAME_UUID_LEN);
 	memcpy(m.u.offer.incarnation, o->incarnation, FRAME_UUID_LEN);
 	memcpy(m.u.offer.name, o->name, sizeof(m.u.offer.name));
@@ -308,6 +309,10 @@ void session_hear(struct session *s, const struct frame_header *h, const uint8_t
 		break;
 	case FRAME_BYE:
 		hear_bye(s, h, payload);
+		break;
+	case FRAME_MOVE_STATE:
+		if (!session_hear_move_state(s, payload, h->length))
+			protocol_error(s, h, "bad field");
 		break;
 	default:
 		protocol_error(s, h, "a type that a share may not send");

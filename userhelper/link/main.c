@@ -88,6 +88,10 @@ static void daemon_heard(const struct link_msg *m)
 		if (s && memchr(m->u.notice.text, '\0', sizeof(m->u.notice.text)))
 			session_notice(s, m->offer, m->flags, m->u.notice.text);
 		break;
+	case LINK_MOVE:
+		if (s)
+			session_move(s, m);
+		break;
 	case LINK_RESET_PORT:
 		if (s)
 			session_reset(s, "the daemon asked for it");

@@ -67,7 +67,7 @@ static void send_hello(struct session *s)
 		.version = FRAME_VERSION,
 		.role = FRAME_ROLE_LINK,
 		.epoch = s->epoch,
-		.capabilities = FRAME_CAP_ANSWERS |
+		.capabilities = FRAME_CAP_ANSWERS | FRAME_CAP_MOVE |
 				(s->params->lossy ? FRAME_CAP_CHECKS : 0),
 		.frame_max = FRAME_MAX,
 		.ping_interval = s->params->ping_interval,

@@ -60,6 +60,7 @@ size_t session_output(struct session *s, uint8_t *buf, size_t size);
 void session_open_stream(struct session *s, uint32_t offer, uint32_t tag);
 /* @text: for the share's user, or "" */
 void session_notice(struct session *s, uint32_t offer, uint32_t what, const char *text);
+void session_move(struct session *s, const struct link_msg *m);
 void session_reset(struct session *s, const char *why);
 void session_get_stats(struct session *s);
 void session_replay(struct session *s);		/* a new daemon */

@@ -92,6 +92,9 @@ void session_emit_up(struct session *s);
 void session_emit_offer(struct session *s, const struct frame_offer *o);
 void session_hear(struct session *s, const struct frame_header *h, const uint8_t *payload);
 
+/* move.c; false: it makes no sense */
+bool session_hear_move_state(struct session *s, const uint8_t *payload, size_t len);
+
 /* stream.c */
 struct stream *stream_find(struct session *s, uint32_t id);
 bool stream_open(struct session *s, uint32_t offer, uint32_t tag, const char **why, int *err);

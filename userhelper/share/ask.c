@@ -15,7 +15,7 @@
 struct ask {
 	struct spicebd_share *share;
 	uint32_t id, by;	/* offers; by 0: none */
-	uint8_t waiting[SHARE_DRIVES_MAX / 8];
+	uint8_t waiting[SHARE_KEYS / 8];
 	unsigned int n_waiting;
 	enum spicebd_share_answer answer;
 	char *text;
@@ -48,7 +48,7 @@ static void finish(struct ask *a)
 static void refuse(struct ask *a, unsigned int drive, const char *text)
 {
 	if (a->answer == SPICEBD_SHARE_DONE)
-		a->text = g_strdup_printf("drive %u: %s", drive, text);
+		a->text = g_strdup_printf("drive %u: %s", drive_no(drive), text);
 	a->answer = SPICEBD_SHARE_REFUSED;
 }
 

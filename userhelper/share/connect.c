@@ -99,7 +99,7 @@ static void try_again(struct connection *c, const char *why, bool at_once)
 	}
 	c->timer = g_timeout_add(c->backoff, on_backoff, c);
 	c->backoff = MIN(c->backoff * 2, BACKOFF_MAX_MS);
-	c->fn(c->user, CONNECT_RETRY, why);
+	c->fn(c->user, c, CONNECT_RETRY, why);
 }
 
 /* The present attempt or connection is over, told once however often it shows. */
@@ -118,7 +118,7 @@ static void over(struct connection *c, const char *why)
 	if (c->ever_up ? c->opt.reconnect : c->opt.wait)
 		try_again(c, why, false);
 	else
-		c->fn(c->user, c->ever_up ? CONNECT_LOST : CONNECT_FAILED, why);
+		c->fn(c->user, c, c->ever_up ? CONNECT_LOST : CONNECT_FAILED, why);
 }
 
 /*
@@ -138,7 +138,7 @@ static void refused(struct connection *c)
 		return;
 	}
 	stop_timer(c);
-	c->fn(c->user, CONNECT_REFUSED, c->password ?
+	c->fn(c->user, c, CONNECT_REFUSED, c->password ?
 	      "the server refused the password: it is wrong (the first line of the password file counts), or was used for another session already" :
 	      "the server wants a password; put it into a file and give --password-file");
 }
@@ -171,7 +171,7 @@ static void came_up(struct connection *c)
 	c->up = c->ever_up = true;
 	c->up_since = now_ms();
 	c->tried_other = false;
-	c->fn(c->user, CONNECT_UP, NULL);
+	c->fn(c->user, c, CONNECT_UP, NULL);
 }
 
 static char *error_text(SpiceChannel *channel, SpiceChannelEvent event)
@@ -392,6 +392,8 @@ struct connection *connection_new(const struct connect_options *o, connect_fn fn
 	}
 	c = g_new0(struct connection, 1);
 	c->opt = *o;
+	c->opt.uri = g_strdup(o->uri);
+	c->opt.ca_file = c->opt.subject = NULL;	/* the session has them */
 	c->password = g_strdup(o->password);
 	c->fn = fn;
 	c->user = user;
@@ -406,6 +408,8 @@ struct connection *connection_new(const struct connect_options *o, connect_fn fn
 		     FALSE, "enable-smartcard", FALSE, NULL);
 	if (o->ca_file)
 		g_object_set(c->session, "ca-file", o->ca_file, NULL);
+	if (o->subject)
+		g_object_set(c->session, "cert-subject", o->subject, NULL);
 	g_signal_connect(c->session, "channel-new", G_CALLBACK(on_channel_new), c);
 	g_signal_connect(c->session, "channel-destroy", G_CALLBACK(on_channel_destroy), c);
 	g_signal_connect(c->session, "disconnected", G_CALLBACK(on_disconnected), c);
@@ -419,6 +423,11 @@ struct connection *connection_new(const struct connect_options *o, connect_fn fn
 SpiceSession *connection_session(struct connection *c)
 {
 	return c->session;
+}
+
+const char *connection_uri(struct connection *c)
+{
+	return c->opt.uri;
 }
 
 void connection_start(struct connection *c)
@@ -439,6 +448,7 @@ void connection_free(struct connection *c)
 	spice_session_disconnect(c->session);
 	g_object_unref(c->session);
 	g_free(c->restart_why);
+	g_free((char *)c->opt.uri);
 	g_free(c->password);
 	g_free(c->secret);
 	g_free(c);

@@ -12,6 +12,7 @@ struct connect_options {
 	const char *uri;
 	const char *password;		/* or NULL */
 	const char *ca_file;		/* or NULL */
+	const char *subject;		/* of the server's certificate, or NULL: its name counts */
 	bool wait;			/* the first attempt may fail, too */
 	bool reconnect;
 };
@@ -24,9 +25,10 @@ enum connect_event {
 	CONNECT_REFUSED,	/* text: why; the password is wrong or missing */
 };
 
-typedef void (*connect_fn)(void *user, enum connect_event ev, const char *text);
-
 struct connection;
+
+typedef void (*connect_fn)(void *user, struct connection *c, enum connect_event ev,
+			   const char *text);
 
 /**
  * connection_new() - check the options and make the session, connect later
@@ -35,6 +37,7 @@ struct connection;
 struct connection *connection_new(const struct connect_options *o, connect_fn fn,
 				  void *user, char **error);
 SpiceSession *connection_session(struct connection *c);
+const char *connection_uri(struct connection *c);
 void connection_start(struct connection *c);
 /* gives the present connection up and makes another; safe in any callback */
 void connection_restart(struct connection *c, const char *why);

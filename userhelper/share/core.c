@@ -15,7 +15,8 @@ void share_event(struct spicebd_share *share, enum spicebd_share_event_type type
 {
 	struct spicebd_share_event ev = {
 		.type = type,
-		.drive = drive,
+		.drive = drive < 0 ? -1 : (int)drive_no(drive),
+		.session = drive < 0 ? NULL : share->sites[site_of(drive)].session,
 		.medium = o ? &o->info : NULL,
 		.text = text,
 	};
@@ -40,15 +41,17 @@ void share_unhold(struct spicebd_share *share)
 
 static void on_channel_new(SpiceSession *session, SpiceChannel *channel, gpointer data)
 {
+	struct site *site = data;
+
 	if (SPICE_IS_PORT_CHANNEL(channel))
-		port_attach(data, channel);
+		port_attach(site->share, site - site->share->sites, channel);
 }
 
 static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpointer data)
 {
-	struct spicebd_share *share = data;
+	struct site *site = data;
 
-	for (GList *l = share->ports; l; l = l->next) {
+	for (GList *l = site->share->ports; l; l = l->next) {
 		struct port *p = l->data;
 
 		if (SPICE_CHANNEL(p->channel) == channel) {
@@ -58,28 +61,82 @@ static void on_channel_destroy(SpiceSession *session, SpiceChannel *channel, gpo
 	}
 }
 
+static void site_join(struct site *site, SpiceSession *session)
+{
+	GList *channels;
+
+	site->session = g_object_ref(session);
+	site->on_new = g_signal_connect(session, "channel-new", G_CALLBACK(on_channel_new), site);
+	site->on_destroy = g_signal_connect(session, "channel-destroy",
+					    G_CALLBACK(on_channel_destroy), site);
+	channels = spice_session_get_channels(session);
+	for (GList *l = channels; l; l = l->next)
+		on_channel_new(session, l->data, site);
+	g_list_free(channels);
+}
+
+/* What its drives had they have no more. */
+static void site_part(struct site *site)
+{
+	struct spicebd_share *share = site->share;
+	unsigned int index = site - share->sites;
+
+	g_signal_handler_disconnect(site->session, site->on_new);
+	g_signal_handler_disconnect(site->session, site->on_destroy);
+	for (GList *l = share->ports, *next; l; l = next) {
+		struct port *p = l->data;
+
+		next = l->next;
+		if (p->site == index)
+			port_detach(p);
+	}
+	for (guint i = 0; i < share->offers->len && !share->freed; i++) {
+		struct offer *o = g_ptr_array_index(share->offers, i);
+
+		memset(o->inserted + index * SHARE_DRIVES_MAX / 8, 0, SHARE_DRIVES_MAX / 8);
+		if (o->owner == index)
+			o->owner = -1;
+	}
+	if (site->leaving)
+		g_source_remove(site->leaving);
+	site->leaving = 0;
+	g_clear_pointer(&site->uri, g_free);
+	g_clear_object(&site->session);
+}
+
+bool spicebd_share_join(struct spicebd_share *share, SpiceSession *session)
+{
+	for (int i = 0; i < SHARE_SITES; i++) {
+		if (share->sites[i].session)
+			continue;
+		site_join(&share->sites[i], session);
+		return true;
+	}
+	return false;
+}
+
+void spicebd_share_part(struct spicebd_share *share, SpiceSession *session)
+{
+	for (int i = 0; i < SHARE_SITES; i++)
+		if (share->sites[i].session == session)
+			site_part(&share->sites[i]);
+}
+
 struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn fn,
 					void *user)
 {
 	struct spicebd_share *share = g_new0(struct spicebd_share, 1);
-	GList *channels;
 
 	share->hold = 1;
 	share->fn = fn;
 	share->user = user;
-	share->session = g_object_ref(session);
+	for (int i = 0; i < SHARE_SITES; i++)
+		share->sites[i].share = share;
 	share->offers = g_ptr_array_new_with_free_func((GDestroyNotify)offer_free);
 	share->nbdkit = g_find_program_in_path("nbdkit");
 	random_bytes(share->instance, sizeof(share->instance));
 	boot_id_read(share->boot_id);
-	share->on_new = g_signal_connect(session, "channel-new",
-					 G_CALLBACK(on_channel_new), share);
-	share->on_destroy = g_signal_connect(session, "channel-destroy",
-					     G_CALLBACK(on_channel_destroy), share);
-	channels = spice_session_get_channels(session);
-	for (GList *l = channels; l; l = l->next)
-		on_channel_new(session, l->data, share);
-	g_list_free(channels);
+	site_join(&share->sites[0], session);
 	return share;
 }
 
@@ -216,7 +273,12 @@ bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive)
 {
 	struct offer *o = offer_by_id(share, id, NULL);
 
-	return o && (offer_inserted(o, drive) || offer_streams(o, drive));
+	if (!o || drive < 0)
+		return o && (offer_inserted(o, drive) || offer_streams(o, drive));
+	for (int i = 0; i < SHARE_SITES; i++, drive += SHARE_DRIVES_MAX)
+		if (offer_inserted(o, drive) || offer_streams(o, drive))
+			return true;
+	return false;
 }
 
 bool spicebd_share_is_inserted(struct spicebd_share *share, uint32_t id)
@@ -306,6 +368,7 @@ void share_progress(struct spicebd_share *share)
 	if (share->freed)
 		return;
 	release_writers(share);
+	move_progress(share);
 	offers_sweep(share);
 	for (GList *l = share->ports; l; l = l->next)
 		stream_unfence(l->data);
@@ -337,14 +400,13 @@ void spicebd_share_free(struct spicebd_share *share)
 {
 	share->freed = true;
 	asks_free(share);
-	g_signal_handler_disconnect(share->session, share->on_new);
-	g_signal_handler_disconnect(share->session, share->on_destroy);
-	while (share->ports)
-		port_detach(share->ports->data);
+	for (int i = 0; i < SHARE_SITES; i++)
+		if (share->sites[i].session)
+			site_part(&share->sites[i]);
+	move_free(share);
 	if (share->sweep)
 		g_source_remove(share->sweep);
 	g_ptr_array_set_size(share->offers, 0);
 	g_list_free_full(g_steal_pointer(&share->withdrawn), (GDestroyNotify)offer_free);
-	g_clear_object(&share->session);
 	share_unhold(share);
 }

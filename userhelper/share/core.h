@@ -15,6 +15,12 @@
 
 #define SHARE_PORT_PREFIX	"org.spice-space.spicebd."
 #define SHARE_DRIVES_MAX	SPICEBD_SHARE_DRIVES	/* port numbers below this are served */
+#define SHARE_SITES		2	/* hosts at one time: while a medium moves */
+/*
+ * Inside, a drive's number is that of its port and, above it, of its site, so
+ * that drives of the same number at two hosts are two.
+ */
+#define SHARE_KEYS		(SHARE_SITES * SHARE_DRIVES_MAX)
 #define SHARE_WINDOW		(8u << 20)	/* link-to-share bytes of a stream, at most */
 #define SHARE_WINDOW_MIN	(256u << 10)
 #define SHARE_WINDOWS		(64u << 20)	/* of all streams of all ports */
@@ -27,9 +33,21 @@ struct stream;
 struct server;
 struct folder;
 
-struct spicebd_share {
+struct move;
+
+/* struct site - a session with one host; @session NULL: none */
+struct site {
+	struct spicebd_share *share;
 	SpiceSession *session;
 	gulong on_new, on_destroy;
+	char *uri;		/* if a move led here */
+	guint leaving;
+};
+
+struct spicebd_share {
+	struct site sites[SHARE_SITES];
+	struct move *move;	/* the one under way */
+	GList *moved;		/* those that are over, the last one first */
 	spicebd_share_fn fn;
 	void *user;
 	GPtrArray *offers;
@@ -49,6 +67,17 @@ struct spicebd_share {
 	unsigned int hold;	/* references by what outlives spicebd_share_free() */
 	bool stopping, stopped, freed;
 };
+
+static inline unsigned int site_of(unsigned int drive)
+{
+	return drive / SHARE_DRIVES_MAX;
+}
+
+/* as people know it */
+static inline unsigned int drive_no(unsigned int drive)
+{
+	return drive % SHARE_DRIVES_MAX;
+}
 
 void share_event(struct spicebd_share *share, enum spicebd_share_event_type type,
 		 int drive, struct offer *o, const char *text);
@@ -74,7 +103,9 @@ struct offer {
 	uint8_t medium_id[FRAME_UUID_LEN];
 	uint8_t incarnation[FRAME_UUID_LEN];
 	int writer;		/* drive that has it open for writing, or -1 */
-	uint8_t inserted[SHARE_DRIVES_MAX / 8];	/* drives that have the medium */
+	int owner;		/* site that alone may open it, or -1: any */
+	uint32_t owner_epoch;	/* how often it came to belong to another host */
+	uint8_t inserted[SHARE_KEYS / 8];	/* drives that have the medium */
 	struct folder *folder;
 	int record;		/* of its identity, if it is written to; or -1 */
 	long long stamped;
@@ -113,10 +144,22 @@ void asks_free(struct spicebd_share *share);
 
 /* takes over the identity that an earlier share gave it, if it is the same still */
 void identity_recall(struct offer *o);
-/* remembers it, as it is now */
-void identity_keep(struct offer *o);
+/* remembers it, as it is now; false: it should have been, and could not */
+bool identity_keep(struct offer *o);
 /* data of it passes: a share is there, and may write */
 void identity_stamp(struct offer *o);
+
+/* ---- move.c: a medium comes to belong to another host */
+
+/* false: it makes no sense */
+bool move_heard(struct port *p, const struct frame_move *m);
+/* why a stream of it must not be opened there, or NULL */
+const char *move_refusal(const struct port *p, const struct offer *o);
+/* upcalls: servers have ended; a port's session is over; an offer is */
+void move_progress(struct spicebd_share *share);
+void move_session_over(struct port *p);
+void move_offer_over(const struct offer *o);
+void move_free(struct spicebd_share *share);
 
 /* ---- name.c */
 
@@ -197,7 +240,8 @@ struct port {
 	struct spicebd_share *share;
 	SpicePortChannel *channel;
 	gulong handlers[3];
-	unsigned int drive;
+	unsigned int site;
+	unsigned int drive;	/* with the site's number, see SHARE_KEYS */
 	unsigned int refs;
 	bool known;		/* the name is ours */
 	bool opened;
@@ -221,7 +265,7 @@ struct port {
 	long long fault_since, last_rx;
 };
 
-void port_attach(struct spicebd_share *share, SpiceChannel *channel);
+void port_attach(struct spicebd_share *share, unsigned int site, SpiceChannel *channel);
 void port_detach(struct port *p);
 void port_unref(struct port *p);
 struct txbuf *port_get_buffer(struct port *p);
@@ -266,6 +310,7 @@ void session_fault(struct port *p, uint32_t code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 bool session_send_code(struct port *p, uint16_t type, uint32_t stream, uint32_t code,
 		       const char *text);
+void session_move_state(struct port *p, const struct frame_move_state *m);
 bool session_send_u32(struct port *p, uint16_t type, uint32_t stream, uint32_t v);
 
 /* ---- stream.c */

@@ -32,7 +32,7 @@
 #define STAMP_MS	1000
 #define SLACK_MS	3000	/* STAMP_MS, and a server's time for one write */
 #define KEEP_S		(30 * 24 * 3600)
-#define FORMAT		1
+#define FORMAT		2
 #define RECORD_MAX	1024
 
 struct seen {
@@ -99,16 +99,18 @@ static int open_record(const char *path)
 	return -1;
 }
 
-static bool parse(char *text, struct seen *s, bool *read_only, uint8_t *id)
+/* The first format knew no owners. */
+static bool parse(char *text, struct seen *s, bool *read_only, uint8_t *id, uint32_t *epoch)
 {
 	char hex[2 * FRAME_UUID_LEN + 1];
 	unsigned long long size, dev, ino;
 	long long btime, mtime, ctime;
-	int format, ro, end = 0;
+	int format, ro, end = 0, n;
 
-	if (sscanf(text, "%d %32s %d %llu %llu %llu %lld %lld %lld %n", &format, hex, &ro, &dev,
-		   &ino, &size, &btime, &mtime, &ctime, &end) != 9 || format != FORMAT ||
-	    text[end] || !hex_decode(hex, id, FRAME_UUID_LEN))
+	*epoch = 0;
+	n = sscanf(text, "%d %32s %d %llu %llu %llu %lld %lld %lld %n%u %n", &format, hex, &ro,
+		   &dev, &ino, &size, &btime, &mtime, &ctime, &end, epoch, &end);
+	if (n < 9 || format != n - 8 || text[end] || !hex_decode(hex, id, FRAME_UUID_LEN))
 		return false;
 	*s = (struct seen){
 		.dev = dev, .ino = ino, .size = size,
@@ -148,6 +150,7 @@ void identity_recall(struct offer *o)
 	uint8_t id[FRAME_UUID_LEN];
 	char text[RECORD_MAX];
 	struct seen now, then;
+	uint32_t epoch;
 	bool read_only;
 	struct stat st;
 	ssize_t n;
@@ -159,12 +162,13 @@ void identity_recall(struct offer *o)
 		return;
 	n = read(fd, text, sizeof(text) - 1);
 	text[MAX(n, 0)] = '\0';
-	if (n > 0 && fstat(fd, &st) == 0 && parse(text, &then, &read_only, id) &&
+	if (n > 0 && fstat(fd, &st) == 0 && parse(text, &then, &read_only, id, &epoch) &&
 	    memcmp(id, none, sizeof(none)) && !taken(o, id) &&
 	    same(&now, &then, read_only,
 		 st.st_mtim.tv_sec * 1000000000LL + st.st_mtim.tv_nsec)) {
 		log_debug("%s: the same medium as before", o->info.name);
 		memcpy(o->medium_id, id, sizeof(id));
+		o->owner_epoch = epoch;
 	}
 	close(fd);
 }
@@ -188,7 +192,7 @@ static void prune(const char *path)
 		g_dir_close(d);
 }
 
-void identity_keep(struct offer *o)
+bool identity_keep(struct offer *o)
 {
 	char hex[2 * FRAME_UUID_LEN + 1], text[RECORD_MAX];
 	g_autofree char *path = NULL;
@@ -200,21 +204,22 @@ void identity_keep(struct offer *o)
 	o->record = -1;
 	path = look(o, &s) ? record_path(&s) : NULL;
 	if (!path)
-		return;
+		return true;
 	hex_encode(o->medium_id, FRAME_UUID_LEN, hex);
-	n = snprintf(text, sizeof(text), "%d %s %d %llu %llu %llu %lld %lld %lld\n", FORMAT, hex,
+	n = snprintf(text, sizeof(text), "%d %s %d %llu %llu %llu %lld %lld %lld %u\n", FORMAT, hex,
 		     o->read_only, (unsigned long long)s.dev, (unsigned long long)s.ino,
 		     (unsigned long long)s.size, (long long)s.btime, (long long)s.mtime,
-		     (long long)s.ctime);
+		     (long long)s.ctime, o->owner_epoch);
 	if (file_replace(path, text, n) < 0) {
 		log_debug("%s cannot be written: should this program be killed, '%s' is another "
 			  "medium then", path, o->info.name);
-		return;
+		return unlink(path) == 0 || errno == ENOENT;
 	}
 	prune(path);
 	if (!o->read_only)
 		o->record = open_record(path);
 	o->stamped = now_ms();
+	return true;
 }
 
 void identity_stamp(struct offer *o)

@@ -36,10 +36,15 @@ struct options {
 	int n_paths;
 };
 
+/**
+ * struct program - all of it
+ * @conn: to the host
+ * @next: to the one that a medium moves to; it becomes @conn
+ */
 struct program {
 	struct options opt;
 	GMainLoop *loop;
-	struct connection *conn;
+	struct connection *conn, *next;
 	struct spicebd_share *share;
 	int preparing;		/* media that are not ready yet */
 	bool leaving, stopping, done;
@@ -147,6 +152,94 @@ static void prepared(struct program *g)
 		ui_event("commands", "type 'help' for what can be done meanwhile");
 }
 
+static struct connection *conn_of(struct program *g, SpiceSession *session)
+{
+	return g->next && connection_session(g->next) == session ? g->next : g->conn;
+}
+
+/* ---- another host */
+
+static void drop_next(struct program *g)
+{
+	spicebd_share_part(g->share, connection_session(g->next));
+	connection_free(g->next);
+	g->next = NULL;
+}
+
+static gboolean drop_next_later(gpointer data)
+{
+	struct program *g = data;
+
+	if (g->next && !g->stopping)
+		drop_next(g);
+	return G_SOURCE_REMOVE;
+}
+
+static gboolean drop_first_later(gpointer data)
+{
+	struct program *g = data;
+	g_autofree char *line = NULL;
+
+	if (!g->next || g->stopping)
+		return G_SOURCE_REMOVE;
+	line = g_strdup_printf("left %s: the media are at %s now", connection_uri(g->conn),
+			       connection_uri(g->next));
+	spicebd_share_part(g->share, connection_session(g->conn));
+	connection_free(g->conn);
+	g->conn = g->next;
+	g->next = NULL;
+	ui_event("left", line);
+	return G_SOURCE_REMOVE;
+}
+
+static void on_next(struct program *g, enum connect_event ev, const char *text)
+{
+	g_autofree char *line = NULL;
+
+	if (ev == CONNECT_UP)
+		line = g_strdup_printf("connected to %s, too", connection_uri(g->next));
+	else
+		line = g_strdup_printf("%s: %s", connection_uri(g->next), text);
+	ui_event(ev == CONNECT_UP ? "connected" : "reconnecting", line);
+	if (ev == CONNECT_UP || ev == CONNECT_RETRY)
+		return;
+	spicebd_share_no_way(g->share, line);
+	g_idle_add(drop_next_later, g);
+}
+
+static void on_connect(void *user, struct connection *c, enum connect_event ev,
+		       const char *text);
+
+static void go(struct program *g, const struct spicebd_share_move *m)
+{
+	struct connect_options o = {
+		.uri = m->uri, .password = *m->ticket ? m->ticket : NULL,
+		.ca_file = g->opt.connect.ca_file, .subject = *m->subject ? m->subject : NULL,
+		.reconnect = true,
+	};
+	g_autofree char *error = NULL;
+
+	if (g->next || g->stopping || g->leaving) {
+		spicebd_share_no_way(g->share, g->next ? "the share is still leaving another host" :
+				     "the share is ending");
+		return;
+	}
+	g->next = connection_new(&o, on_connect, g, &error);
+	if (!g->next) {
+		spicebd_share_no_way(g->share, error);
+		return;
+	}
+	spicebd_share_join(g->share, connection_session(g->next));
+	connection_start(g->next);
+}
+
+static void leave_host(struct program *g, SpiceSession *session)
+{
+	bool next = g->next && connection_session(g->next) == session;
+
+	g_idle_add(next ? drop_next_later : drop_first_later, g);
+}
+
 static void on_share(void *user, const struct spicebd_share_event *ev)
 {
 	struct program *g = user;
@@ -166,15 +259,21 @@ static void on_share(void *user, const struct spicebd_share_event *ev)
 		stop(g, EXIT_FAILED);
 		return;
 	case SPICEBD_SHARE_PORT_UP:
-		connection_set_secret(g->conn, ev->secret);
+		connection_set_secret(conn_of(g, ev->session), ev->secret);
 		break;
 	case SPICEBD_SHARE_PORT_LOST:
-		connection_restart(g->conn, ev->text);
+		connection_restart(conn_of(g, ev->session), ev->text);
 		break;
 	case SPICEBD_SHARE_EJECTED:
 		if (g->opt.exit_on_eject && spicebd_share_all_back(g->share))
 			stop(g, EXIT_DONE);
 		break;
+	case SPICEBD_SHARE_MOVE:
+		go(g, ev->move);
+		return;
+	case SPICEBD_SHARE_LEAVE:
+		leave_host(g, ev->session);
+		return;
 	default:
 		break;
 	}
@@ -186,14 +285,31 @@ static void on_share(void *user, const struct spicebd_share_event *ev)
 		g_idle_add(stop_when_free, g);
 }
 
-static void on_connect(void *user, enum connect_event ev, const char *text)
+/* For good. What has moved is not lost with the host that it came from. */
+static void lost(struct program *g, int status, const char *text)
+{
+	if (g->next && spicebd_share_in_use(g->share)) {
+		spicebd_share_no_way(g->share, text);
+		g_idle_add(drop_first_later, g);
+		return;
+	}
+	log_err("%s: %s", connection_uri(g->conn), text);
+	stop(g, status);
+}
+
+static void on_connect(void *user, struct connection *c, enum connect_event ev,
+		       const char *text)
 {
 	struct program *g = user;
 	g_autofree char *line = NULL;
 
+	if (c == g->next) {
+		on_next(g, ev, text);
+		return;
+	}
 	switch (ev) {
 	case CONNECT_UP:
-		line = g_strdup_printf("connected to %s", g->opt.connect.uri);
+		line = g_strdup_printf("connected to %s", connection_uri(g->conn));
 		ui_event("connected", line);
 		break;
 	case CONNECT_RETRY:
@@ -201,16 +317,13 @@ static void on_connect(void *user, enum connect_event ev, const char *text)
 		ui_event("reconnecting", line);
 		break;
 	case CONNECT_LOST:
-		log_err("%s: %s", g->opt.connect.uri, text);
-		stop(g, EXIT_FAILED);
+		lost(g, EXIT_FAILED, text);
 		break;
 	case CONNECT_FAILED:
-		log_err("%s: %s", g->opt.connect.uri, text);
-		stop(g, EXIT_NO_CONNECTION);
+		lost(g, EXIT_NO_CONNECTION, text);
 		break;
 	case CONNECT_REFUSED:
-		log_err("%s: %s", g->opt.connect.uri, text);
-		stop(g, EXIT_AUTH);
+		lost(g, EXIT_AUTH, text);
 		break;
 	}
 }
@@ -309,6 +422,9 @@ static int run(struct program *g)
 	if (g->share)
 		spicebd_share_free(g->share);
 	commands_free();
+	g_idle_remove_by_data(g);
+	if (g->next)
+		connection_free(g->next);
 	if (g->conn)
 		connection_free(g->conn);
 	g_main_loop_unref(g->loop);

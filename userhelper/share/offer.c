@@ -180,6 +180,7 @@ static void renew(struct offer *o)
 	o->info.id = ++o->share->last_offer;
 	memset(o->inserted, 0, sizeof(o->inserted));
 	random_bytes(o->medium_id, sizeof(o->medium_id));
+	o->owner_epoch = 0;
 	offer_new_incarnation(o);
 	if (o->fd < 0 || fstat(o->fd, &st) < 0)
 		return;
@@ -212,6 +213,7 @@ struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_
 	o->fd = -1;
 	o->record = -1;
 	o->writer = -1;
+	o->owner = -1;
 	/* A folder's server runs elsewhere than the shell that gave the path. */
 	o->info.path = realpath(m->path, NULL);
 	if (!o->info.path) {
@@ -335,6 +337,9 @@ void offer_to_frame(const struct offer *o, unsigned int drive, struct frame_offe
 		f->flags |= FRAME_OFFER_DURABLE;
 	if (o->writer >= 0 && o->writer != drive)
 		f->flags |= FRAME_OFFER_BUSY;
+	if (o->owner >= 0 && o->owner != site_of(drive))
+		f->flags |= FRAME_OFFER_AWAY;
+	f->owner_epoch = o->owner_epoch;
 	memcpy(f->medium_id, o->medium_id, sizeof(f->medium_id));
 	memcpy(f->incarnation, o->incarnation, sizeof(f->incarnation));
 	f->name_len = strlen(o->info.name);

@@ -170,8 +170,10 @@ static void learn_name(struct port *p)
 {
 	g_autofree char *name = NULL;
 
+	p->drive = 0;
 	g_object_get(p->channel, "port-name", &name, NULL);
 	p->known = drive_of(name, &p->drive);
+	p->drive += p->site * SHARE_DRIVES_MAX;
 	if (p->known && drive_has_port(p)) {
 		log_warn("the server offers port %s twice; the second is left alone", name);
 		p->known = false;
@@ -233,7 +235,7 @@ static void on_event(SpiceChannel *channel, SpiceChannelEvent event, gpointer da
 	session_closed(p, "the connection was lost");
 }
 
-void port_attach(struct spicebd_share *share, SpiceChannel *channel)
+void port_attach(struct spicebd_share *share, unsigned int site, SpiceChannel *channel)
 {
 	struct port *p;
 
@@ -244,6 +246,7 @@ void port_attach(struct spicebd_share *share, SpiceChannel *channel)
 	}
 	p = g_new0(struct port, 1);
 	p->share = share;
+	p->site = site;
 	share->hold++;
 	p->refs = 1;
 	p->channel = g_object_ref(SPICE_PORT_CHANNEL(channel));

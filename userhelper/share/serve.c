@@ -121,7 +121,7 @@ struct server *server_start(struct offer *o, struct stream *s, unsigned int driv
 	o->share->servers = g_list_prepend(o->share->servers, srv);
 	o->share->hold++;
 	if (srv->proc)
-		log_debug("drive %u: nbdkit %d serves %s", drive, proc_pid(srv->proc),
+		log_debug("drive %u: nbdkit %d serves %s", drive_no(drive), proc_pid(srv->proc),
 			  o->info.name);
 	return srv;
 }
@@ -131,7 +131,7 @@ static gboolean on_slow(gpointer data)
 	struct server *srv = data;
 
 	log_warn("drive %u: nbdkit %d was killed and does not end (storage that hangs?); "
-		 "the drive waits for it", srv->drive, proc_pid(srv->proc));
+		 "the drive waits for it", drive_no(srv->drive), proc_pid(srv->proc));
 	srv->timer = 0;
 	return G_SOURCE_REMOVE;
 }

@@ -83,12 +83,21 @@ void session_offer_all_ports(struct offer *o, int but_drive)
 void session_withdraw_all_ports(struct offer *o)
 {
 	asks_offer_over(o);
+	move_offer_over(o);
 	for (GList *l = o->info.ready ? o->share->ports : NULL; l; l = l->next) {
 		struct port *p = l->data;
 
 		if (p->state == PORT_UP)
 			session_send_u32(p, FRAME_WITHDRAW, 0, o->info.id);
 	}
+}
+
+void session_move_state(struct port *p, const struct frame_move_state *m)
+{
+	uint8_t b[FRAME_SMALL_MAX];
+
+	if (p->state == PORT_UP && p->peer.capabilities & FRAME_CAP_MOVE)
+		port_send_small(p, b, frame_pack_move_state(&p->tx, b, m));
 }
 
 bool session_eject_request(struct port *p, struct offer *o, bool force,
@@ -125,6 +134,7 @@ static void reset(struct port *p, enum port_state next, const char *why)
 		stream_abort(p->streams->data);
 	if (!was_up)
 		return;
+	move_session_over(p);
 	share_event(p->share, SPICEBD_SHARE_PORT_DOWN, p->drive, NULL, why);
 	asks_session_over(p);
 }
@@ -151,15 +161,16 @@ void session_fault(struct port *p, uint32_t code, const char *fmt, ...)
 		p->fault_since = now;
 		p->faults = 0;
 	}
-	log_warn("drive %u: %s: %s; the session is closed", p->drive, frame_code_str(code),
-		 text);
+	log_warn("drive %u: %s: %s; the session is closed", drive_no(p->drive),
+		 frame_code_str(code), text);
 	session_bye(p, code, text);
 	if (++p->faults < FAULTS_MAX) {
 		p->hello_tries = 0;
 		expect_hello(p);
 		return;
 	}
-	log_warn("drive %u: too many errors; its port is left alone from now on", p->drive);
+	log_warn("drive %u: too many errors; its port is left alone from now on",
+		 drive_no(p->drive));
 	p->state = PORT_SHUT;
 }
 
@@ -255,7 +266,7 @@ static bool send_hello(struct port *p)
 	struct frame_hello h = {
 		.version = FRAME_VERSION,
 		.role = FRAME_ROLE_SHARE,
-		.capabilities = FRAME_CAP_ANSWERS | FRAME_CAP_CHECKS,
+		.capabilities = FRAME_CAP_ANSWERS | FRAME_CAP_MOVE | FRAME_CAP_CHECKS,
 		.epoch = p->peer.epoch,
 		.frame_max = FRAME_MAX,
 		.ping_interval = PING_INTERVAL,
@@ -272,7 +283,7 @@ static bool send_hello(struct port *p)
 static void refuse_version(struct port *p)
 {
 	log_err("drive %u: the other end speaks version %u of the protocol, this program %u; "
-		"install matching versions of spicebd", p->drive, p->peer.version,
+		"install matching versions of spicebd", drive_no(p->drive), p->peer.version,
 		FRAME_VERSION);
 	p->state = PORT_CLOSED;
 	send_hello(p);
@@ -292,8 +303,9 @@ static void go_up(struct port *p)
 	struct spicebd_share *share = p->share;
 	struct spicebd_share_event ev = {
 		.type = SPICEBD_SHARE_PORT_UP,
-		.drive = p->drive,
+		.drive = drive_no(p->drive),
 		.secret = p->peer.secret,
+		.session = share->sites[p->site].session,
 	};
 
 	p->state = PORT_UP;
@@ -348,7 +360,8 @@ static bool is_forged(struct port *p, const struct frame_hello *hello, uint32_t 
 		return false;
 	p->rx.epoch = lost_epoch;
 	p->rx.hunting = true;
-	log_debug("drive %u: a hello with another secret is passed over", p->drive);
+	log_debug("drive %u: a hello with another secret is passed over",
+		  drive_no(p->drive));
 	return true;
 }
 
@@ -429,6 +442,7 @@ static bool on_session_frame(struct port *p, const struct frame_header *h,
 			     const uint8_t *payload)
 {
 	char text[FRAME_TEXT_MAX + 1];
+	struct frame_move move;
 	struct offer *o;
 	uint32_t v[2];
 	uint64_t token;
@@ -452,7 +466,7 @@ static bool on_session_frame(struct port *p, const struct frame_header *h,
 		reset(p, PORT_CLOSED, *text ? text : frame_code_str(v[0]));
 		return true;
 	case FRAME_MOVE:
-		return true;	/* reserved */
+		return frame_parse_move(payload, h->length, &move) && move_heard(p, &move);
 	}
 	return false;
 }
@@ -500,7 +514,7 @@ static void on_frame(struct port *p, const struct frame_header *h, const uint8_t
 
 static void lost_step(struct port *p)
 {
-	log_warn("drive %u: bytes are missing; asking for a new session", p->drive);
+	log_warn("drive %u: bytes are missing; asking for a new session", drive_no(p->drive));
 	reset(p, PORT_WAIT_HELLO, "bytes were lost on the way");
 	p->lost = true;
 	p->hello_tries = 0;

@@ -65,6 +65,18 @@ enum spicebd_share_event_type {
 	SPICEBD_SHARE_CHANGED,		/* the file is another one now: new identity */
 	SPICEBD_SHARE_STOPPED,		/* after spicebd_share_stop(): all servers have ended */
 	SPICEBD_SHARE_ERROR,		/* text */
+	SPICEBD_SHARE_MOVE,		/* a medium goes to another host: move; the user
+					 * calls spicebd_share_join() or .._no_way() */
+	SPICEBD_SHARE_MOVED,		/* medium: it has, and belongs to that one; text: where */
+	SPICEBD_SHARE_STAYED,		/* medium: it has not; text: why */
+	SPICEBD_SHARE_LEAVE,		/* session: of no more use; the user parts it later */
+};
+
+/* struct spicebd_share_move - where to; from the drive's host */
+struct spicebd_share_move {
+	const char *uri;	/* of a Spice server, unchecked */
+	const char *subject;	/* of its certificate, or "" */
+	const char *ticket;	/* its password, or "" */
 };
 
 struct spicebd_share_event {
@@ -73,6 +85,8 @@ struct spicebd_share_event {
 	const struct spicebd_share_info *medium;	/* or NULL */
 	const char *text;			/* or NULL */
 	const uint8_t *secret;			/* PORT_UP: 32 bytes, or NULL */
+	SpiceSession *session;			/* of the drive, or NULL */
+	const struct spicebd_share_move *move;	/* MOVE, or NULL */
 };
 
 typedef void (*spicebd_share_fn)(void *user, const struct spicebd_share_event *ev);
@@ -170,6 +184,22 @@ unsigned int spicebd_share_request_eject(struct spicebd_share *share);
 
 /* whether any medium is in a drive or open */
 bool spicebd_share_in_use(struct spicebd_share *share);
+
+/**
+ * spicebd_share_join() - serve the drives of one more session, too
+ * @session: not connected yet; referenced
+ *
+ * Called by the receiver of SPICEBD_SHARE_MOVE, from within; the session is then
+ * connected, and connected again when it is lost, until SPICEBD_SHARE_LEAVE.
+ * Return: false: there are two already
+ */
+bool spicebd_share_join(struct spicebd_share *share, SpiceSession *session);
+
+/* That session could not be made or connected: the medium stays. From within or later. */
+void spicebd_share_no_way(struct spicebd_share *share, const char *why);
+
+/* Has no more to do with a session, which may be lost for good; not from within. */
+void spicebd_share_part(struct spicebd_share *share, SpiceSession *session);
 
 /* traffic since the start, for a progress line */
 void spicebd_share_traffic(struct spicebd_share *share, uint64_t *read_bytes,

@@ -584,6 +584,10 @@ static void start(struct stream *s, struct offer *o)
 {
 	struct port *p = s->port;
 
+	if (move_refusal(p, o)) {
+		stream_fail(s, FRAME_ERR_MOVED, move_refusal(p, o));
+		return;
+	}
 	if (o->writer >= 0 && o->writer != p->drive) {
 		stream_fail(s, FRAME_ERR_BUSY, "open for writing by another drive");
 		return;
@@ -612,7 +616,10 @@ void stream_unfence(struct port *p)
 		if (!s->fenced || server_ending(s->offer))
 			continue;
 		s->fenced = false;
-		serve(s);
+		if (move_refusal(p, s->offer))
+			stream_fail(s, FRAME_ERR_MOVED, move_refusal(p, s->offer));
+		else
+			serve(s);
 	}
 }
 

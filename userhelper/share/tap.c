@@ -70,7 +70,7 @@ static void on_tap_ended(void *opaque, const char *why)
 {
 	struct tap_source *t = opaque;
 
-	log_debug("drive %u: %s", t->port->drive, why);
+	log_debug("drive %u: %s", drive_no(t->port->drive), why);
 	tap_detach(t->port);
 }
 
@@ -141,7 +141,7 @@ static bool may_be_wrapped(struct port *p)
 {
 	g_autofree char *tls_port = NULL;
 
-	g_object_get(p->share->session, "tls-port", &tls_port, NULL);
+	g_object_get(p->share->sites[p->site].session, "tls-port", &tls_port, NULL);
 	return (tls_port && *tls_port && strcmp(tls_port, "0")) ||
 	       spice_channel_test_common_capability(SPICE_CHANNEL(p->channel),
 						    SPICE_COMMON_CAP_AUTH_SASL);

@@ -130,6 +130,8 @@ static const char *event_name(enum spicebd_share_event_type type)
 		[SPICEBD_SHARE_BUSY] = "busy",
 		[SPICEBD_SHARE_CHANGED] = "changed",
 		[SPICEBD_SHARE_ERROR] = "error",
+		[SPICEBD_SHARE_MOVED] = "moved",
+		[SPICEBD_SHARE_STAYED] = "stayed",
 	};
 
 	return type < G_N_ELEMENTS(names) ? names[type] : NULL;
@@ -201,6 +203,12 @@ static void say_medium(const struct spicebd_share_event *ev)
 	case SPICEBD_SHARE_ERROR:
 		say("drive %d: '%s': %s", ev->drive, m->name, ev->text);
 		break;
+	case SPICEBD_SHARE_MOVED:
+		say("drive %d: '%s' has moved to the host at %s", ev->drive, m->name, ev->text);
+		break;
+	case SPICEBD_SHARE_STAYED:
+		say("drive %d: '%s' stays: %s", ev->drive, m->name, ev->text);
+		break;
 	default:
 		break;
 	}
@@ -230,6 +238,8 @@ void ui_share_event(const struct spicebd_share_event *ev)
 {
 	const char *name = event_name(ev->type);
 
+	if (ev->type == SPICEBD_SHARE_MOVE || ev->type == SPICEBD_SHARE_LEAVE)
+		return;
 	if (ui_json && name)
 		json_line(name, ev, ev->text);
 	else if (!ui_json && ev->medium)
