@@ -218,8 +218,7 @@ size_t frame_pack_move(struct frame_tx *tx, uint8_t *out, const struct frame_mov
 	put32(p + 4, m->offer);
 	memcpy(p + 8, m->id, FRAME_UUID_LEN);
 	if (m->verb != FRAME_MOVE_BEGIN) {
-		frame_put_header(tx, out, FRAME_MOVE, 0, MOVE_LEN);
-		return FRAME_HEADER_LEN + MOVE_LEN;
+		return frame_seal(tx, out, FRAME_MOVE, 0, MOVE_LEN);
 	}
 	put32(p + MOVE_LEN, m->port);
 	for (int i = 0; i < 3; i++) {
@@ -230,8 +229,7 @@ size_t frame_pack_move(struct frame_tx *tx, uint8_t *out, const struct frame_mov
 		at += len;
 	}
 	p[MOVE_LEN + 7] = 0;
-	frame_put_header(tx, out, FRAME_MOVE, 0, at - p);
-	return at - out;
+	return frame_seal(tx, out, FRAME_MOVE, 0, at - p);
 }
 
 size_t frame_pack_move_state(struct frame_tx *tx, uint8_t *out,
@@ -240,12 +238,11 @@ size_t frame_pack_move_state(struct frame_tx *tx, uint8_t *out,
 	uint8_t *p = out + FRAME_HEADER_LEN;
 	size_t len = put_text(p + 12 + FRAME_UUID_LEN, m->text);
 
-	frame_put_header(tx, out, FRAME_MOVE_STATE, 0, 12 + FRAME_UUID_LEN + len);
 	put32(p, m->result);
 	put32(p + 4, m->offer);
 	put32(p + 8, m->owner_epoch);
 	memcpy(p + 12, m->id, FRAME_UUID_LEN);
-	return FRAME_HEADER_LEN + 12 + FRAME_UUID_LEN + len;
+	return frame_seal(tx, out, FRAME_MOVE_STATE, 0, 12 + FRAME_UUID_LEN + len);
 }
 
 /* ---- parsing of payloads ---- */
