@@ -13,6 +13,7 @@ import socket
 import threading
 
 import linktest as t
+from portlink import PortLink
 
 
 class PortShare(t.Share):
@@ -70,28 +71,6 @@ class PortShare(t.Share):
         self.listener.close()
         self.drop_port(0)
         self.hang_up()
-
-
-class PortLink(t.Link):
-    """A link whose address is a port, made of what t.Link knows."""
-
-    def __init__(self, conf=""):
-        super().__init__(conf, own_sockets=True)
-
-    def start(self):
-        self.prefix = os.path.join(self.dir, "p", "org.spice-space.spicebd")
-        path = os.path.join(self.dir, "links.d/t.conf")
-        with open(path, encoding="utf-8") as f:
-            text = f.read()
-        with open(path, "w", encoding="utf-8") as f:
-            f.write("".join(f"address=port:{self.prefix}\n" if line.startswith("address=") else
-                            line + "\n" for line in text.splitlines()))
-        super().start()
-
-    def opener(self):
-        """pid of its one child"""
-        with open(f"/proc/{self.proc.pid}/task/{self.proc.pid}/children", encoding="ascii") as f:
-            return int(f.read().split()[0])
 
 
 def switches(pid):

@@ -2,7 +2,7 @@
 /*
  * links.d/NAME.conf: parsing, rules, saving, listening; and password files.
  *
- * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/linkconf_test.c userhelper/lib/linkconf.c userhelper/lib/linkconf_dirs.c userhelper/lib/linkconf_listen.c userhelper/lib/file.c userhelper/lib/password.c userhelper/lib/sock.c
+ * BUILD: gcc -std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-sign-compare -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib selftests/unit/linkconf_test.c userhelper/lib/linkconf.c userhelper/lib/linkconf_dirs.c userhelper/lib/linkconf_listen.c userhelper/lib/linkconf_relay.c userhelper/lib/file.c userhelper/lib/password.c userhelper/lib/sock.c
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -89,6 +89,23 @@ static void test_ports(void)
 	CHECK(linkconf_load("port2", &c, err, sizeof(err)) == -ENOENT);
 }
 
+static void test_relay(void)
+{
+	const char *prefix = NULL;
+	struct linkconf c;
+
+	CHECK(parse("address=unix:/s", &c) == 0 && !c.relay[0] && !linkconf_relays_port(&c, 0));
+	CHECK(parse("address=unix:/s\nrelay=connect:/run/vm", &c) == 0);
+	CHECK(!linkconf_relay_listens(&c, &prefix) && !strcmp(prefix, "/run/vm"));
+	CHECK(linkconf_relays_port(&c, 0) && linkconf_relays_port(&c, 1) &&
+	      !linkconf_relays_port(&c, 2) && !linkconf_relays_port(&c, 256));
+	CHECK(parse("address=unix:/s\nrelay=listen:/v\nrelay-user=qemu\nrelay-ports=2-3,255,0", &c) == 0);
+	CHECK(linkconf_relay_listens(&c, &prefix) && !strcmp(prefix, "/v"));
+	CHECK(!strcmp(c.relay_user, "qemu") && !linkconf_relays_port(&c, 1));
+	CHECK(linkconf_relays_port(&c, 0) && linkconf_relays_port(&c, 2) &&
+	      linkconf_relays_port(&c, 3) && linkconf_relays_port(&c, 255));
+}
+
 static void test_all_keys(void)
 {
 	struct linkconf c;
@@ -117,6 +134,21 @@ static const struct {
 	{ "address=", "has no value" },
 	{ "address=unix:s", "no absolute path" },
 	{ "address=unix:/s\npassword-file=p", "no absolute path" },
+	{ "address=unix:/s\nrelay=/run/vm", "neither listen:/PATH nor connect:/PATH" },
+	{ "address=unix:/s\nrelay=listen:run", "no absolute path" },
+	{ "address=unix:/s\nrelay=listen:/", "no absolute path" },
+	{ "address=unix:/s\nrelay=listen:/run/", "no absolute path" },
+	{ "address=unix:/s\nrelay=connect:/v\nrelay-user=u", "relay=listen: only" },
+	{ "address=unix:/s\nrelay-user=u", "which is not given" },
+	{ "address=unix:/s\nrelay-ports=0", "without relay" },
+	{ "address=unix:/s\nrelay=listen:/v\nrelay-ports=256", "no list of ports" },
+	{ "address=unix:/s\nrelay=listen:/v\nrelay-ports=3-1", "a range that is none" },
+	{ "address=unix:/s\nrelay=listen:/v\nrelay-ports=1,", "no list of ports" },
+	{ "address=unix:/s\nrelay=listen:/v\nrelay-ports=1x", "no list of ports" },
+	{ "address=unix:/s\nrelay=listen:/v\nrelay-ports=-1", "no list of ports" },
+	{ "address=unix:/s\nrelay=listen:/v\nrelay-ports=0-64", "too many ports" },
+	{ "address=unix:/s\nrelay=listen:/v\nrelay-ports=99999999999999999999", "no list of ports" },
+	{ "address=port:\nrelay=listen:/v", "a relay is of the host" },
 	{ "address=port:a/b", "neither a port's name nor an absolute path" },
 	{ "address=port:/a/", "neither a port's name nor an absolute path" },
 	{ "address=port:\npassword-file=/p", "has no password" },
@@ -216,6 +248,13 @@ static void test_save_and_load(void)
 	CHECK(!memcmp(&c, &d, offsetof(struct linkconf, insecure)));
 	CHECK(d.insecure && d.memory_max == 64 && d.socket_mode == 0660);
 	CHECK(d.ping_interval == 5000 && d.ping_timeout == 7500);
+	CHECK(!memcmp(c.relay_ports, d.relay_ports, sizeof(c.relay_ports)) && !d.relay[0]);
+	strcpy(c.relay, "listen:/v");
+	strcpy(c.relay_user, "q");
+	CHECK(!linkconf_relay_ports(&c, "1,3-5,200"));
+	CHECK(linkconf_save(&c, err, sizeof(err)) == 0 && linkconf_load("t", &d, err, sizeof(err)) == 0);
+	CHECK(!strcmp(d.relay, "listen:/v") && !strcmp(d.relay_user, "q") &&
+	      !memcmp(c.relay_ports, d.relay_ports, sizeof(c.relay_ports)));
 	strcpy(c.user, "u\ninsecure=yes");
 	CHECK(linkconf_save(&c, err, sizeof(err)) == -EINVAL);
 	strcpy(c.name, "other");
@@ -351,6 +390,7 @@ static const struct {
 	{ test_defaults, "defaults" },
 	{ test_all_keys, "every key" },
 	{ test_ports, "ports of a virtual machine" },
+	{ test_relay, "a relay for a guest" },
 	{ test_wrong, "wrong lines, values and combinations" },
 	{ test_lengths, "the longest values" },
 	{ test_names, "names" },

@@ -209,6 +209,12 @@ COMMON_HELP DRIVE_HELP },
 "  --tls-key F        all three are required beyond loopback\n"
 "  --tls-ca F\n"
 "  --insecure         beyond loopback without TLS: everything in the clear\n"
+"\n"
+"For a guest of this machine, whose QEMU has the ports as -chardev socket:\n"
+"  --relay HOW        connect:/PATH or listen:/PATH: to whom QEMU listens, or who\n"
+"                     listens for it, at /PATH.N for port N\n"
+"  --relay-ports L    which ports, as 0-1,5 (default 0-1)\n"
+"  --relay-user U     with listen:, the user who may connect, besides root\n"
 COMMON_HELP },
 	{ "unlisten", verb_unlisten,
 "usage: spicebdctl unlisten [NAME]\n"

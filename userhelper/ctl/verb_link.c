@@ -53,6 +53,27 @@ static int check_password(const char *path, struct fault *f)
 	return r;
 }
 
+static int relay_option(int c, const char *text, struct linkconf *l, struct fault *f)
+{
+	char *to = c == 'r' ? l->relay : l->relay_user;
+	size_t size = c == 'r' ? sizeof(l->relay) : sizeof(l->relay_user);
+	const char *why = NULL;
+
+	if (c == 'n')
+		why = linkconf_relay_ports(l, text);
+	else if (c != 'r' && c != 'u')
+		return -1;
+	else if (!*text || strlen(text) >= size)
+		why = "is empty or too long";
+	else
+		strcpy(to, text);
+	if (!why)
+		return 0;
+	fault_set(f, EXIT_USAGE, "--relay%s: \"%s\" %s",
+		  c == 'n' ? "-ports" : c == 'u' ? "-user" : "", clean(text), why);
+	return -1;
+}
+
 static int listen_option(int c, const char *text, struct linkconf *l, struct fault *f)
 {
 	switch (c) {
@@ -70,7 +91,7 @@ static int listen_option(int c, const char *text, struct linkconf *l, struct fau
 		l->insecure = true;
 		return 0;
 	}
-	return -1;
+	return relay_option(c, text, l, f);
 }
 
 static int take_address(const char *text, struct linkconf *l, struct fault *f)
@@ -156,6 +177,8 @@ static void remove_leftovers(const char *name)
 
 	if (run_path(path, sizeof(path), "link/%s.sock", name))
 		unlink(path);
+	if (run_path(path, sizeof(path), "link/%s.relay", name))
+		unlink(path);
 	/* What says that the password was used: the next link takes it again. */
 	if (run_path(path, sizeof(path), "link/%s.ticket", name))
 		unlink(path);
@@ -165,13 +188,13 @@ static void remove_leftovers(const char *name)
  * Whether somebody listens on its private socket. Not found out by connecting:
  * a new peer there ends the session of the old one, which is spicebdd.
  */
-static bool link_runs(const char *name)
+static bool listens(const char *name, const char *suffix)
 {
 	char path[108], line[512], *at;
 	bool found = false;
 	FILE *f;
 
-	if (!run_path(path, sizeof(path), "link/%s.sock", name))
+	if (!run_path(path, sizeof(path), "link/%s.%s", name, suffix))
 		return false;
 	f = fopen("/proc/net/unix", "re");
 	if (!f)
@@ -183,6 +206,11 @@ static bool link_runs(const char *name)
 	}
 	fclose(f);
 	return found;
+}
+
+static bool link_runs(const char *name)
+{
+	return listens(name, "sock") || listens(name, "relay");
 }
 
 static bool has_conf(const char *name)
@@ -219,10 +247,13 @@ static int start_link(const struct linkconf *l, struct fault *f)
 		return compare_running(l, f);
 	if (try_address(l, f) < 0)
 		return -EINVAL;
-	q = daemon_connect(DAEMON_MUST, f);
-	if (!q)
-		return -ENOENT;
-	qmp_close(q);
+	/* A relay serves no drive of this machine. */
+	if (!l->relay[0] || !daemon_by_systemd()) {
+		q = daemon_connect(DAEMON_MUST, f);
+		if (!q)
+			return -ENOENT;
+		qmp_close(q);
+	}
 	if (linkconf_save(l, err, sizeof(err)) < 0) {
 		fault_set(f, EXIT_REFUSED, "%s", err);
 		return -EIO;
@@ -264,6 +295,9 @@ int verb_listen(const struct verb *v, int argc, char **argv)
 		{ "tls-key", required_argument, NULL, 'k' },
 		{ "tls-ca", required_argument, NULL, 'a' },
 		{ "insecure", no_argument, NULL, 'i' },
+		{ "relay", required_argument, NULL, 'r' },
+		{ "relay-ports", required_argument, NULL, 'n' },
+		{ "relay-user", required_argument, NULL, 'u' },
 		OPT_END
 	};
 	static struct linkconf l;

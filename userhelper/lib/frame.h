@@ -259,7 +259,8 @@ void frame_rx_init(struct frame_rx *rx, uint32_t expect_hello);
  * @len: in and out: bytes left
  * @hdr: out, with FRAME_RX_FRAME; its length is without the check
  * @payload: out, with FRAME_RX_FRAME: @hdr->length bytes, valid until the next
- *	call; points into *@data when the frame lies there whole
+ *	call; points into *@data when the frame lies there whole; its header, as
+ *	it came, stands before it
  *
  * Checks magic, length (at most FRAME_PAYLOAD_MAX), epoch, sequence, and where
  * there is one the check: no byte of a frame is given before all are known to be

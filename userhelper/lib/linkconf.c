@@ -12,8 +12,9 @@
 #include <unistd.h>
 
 #include "linkconf_dirs.h"
+#include "linkconf_relay.h"
 
-enum value { V_PATH, V_ADDRESS, V_USER, V_BOOL, V_NUMBER, V_SECONDS, V_MODE };
+enum value { V_PATH, V_ADDRESS, V_USER, V_BOOL, V_NUMBER, V_SECONDS, V_MODE, V_RELAY, V_PORTS };
 
 struct key {
 	const char *name;
@@ -36,6 +37,9 @@ static const struct key keys[] = {
 	KEY("client-change", V_BOOL, client_change),
 	KEY("memory-max", V_NUMBER, memory_max, .min = 32, .max = 65536),
 	KEY("user", V_USER, user),
+	KEY("relay", V_RELAY, relay),
+	KEY("relay-user", V_USER, relay_user),
+	KEY("relay-ports", V_PORTS, relay_ports),
 	KEY("socket-mode", V_MODE, socket_mode),
 	KEY("ping-interval", V_SECONDS, ping_interval, .min = 100, .max = 3600000),
 	KEY("ping-timeout", V_SECONDS, ping_timeout, .min = 100, .max = 3600000),
@@ -64,6 +68,7 @@ void linkconf_init(struct linkconf *c, const char *name)
 	c->ping_interval = 5000;
 	c->ping_timeout = 15000;
 	c->hello_timeout = 10000;
+	linkconf_relay_init(c);
 }
 
 static const char *set_string(char *to, size_t size, const char *v)
@@ -136,6 +141,10 @@ static const char *set_key(struct linkconf *c, const struct key *k, const char *
 		return set_string(to, sizeof(c->address), v);
 	case V_USER:
 		return set_string(to, sizeof(c->user), v);
+	case V_RELAY:
+		return set_string(to, sizeof(c->relay), v);
+	case V_PORTS:
+		return linkconf_relay_ports(c, v);
 	case V_NUMBER:
 		return set_number(to, k, v);
 	case V_SECONDS:

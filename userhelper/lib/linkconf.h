@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct sockaddr;
@@ -17,6 +18,7 @@ struct sockaddr;
 #define LINKCONF_ADDRESS_MAX	255
 #define LINKCONF_LINKS_MAX	64	/* that linkconf_list() tells of */
 #define LINKCONF_FILE_MAX	16384	/* bytes of a file */
+#define LINKCONF_PORTS		256	/* they are numbered below */
 
 /* The link that udev starts when a virtio-serial port of ours appears. */
 #define LINKCONF_PORT_LINK	"port"
@@ -37,6 +39,9 @@ struct linkconf {
 	bool client_change;			/* ... and put another medium in */
 	unsigned int memory_max;		/* MiB */
 	mode_t socket_mode;
+	char relay[LINKCONF_PATH_MAX + 16];	/* empty: none; connect:/PATH or listen:/PATH */
+	char relay_user[32 + 1];		/* empty: root */
+	uint8_t relay_ports[LINKCONF_PORTS / 8];	/* bits */
 	unsigned int ping_interval;		/* ms */
 	unsigned int ping_timeout;		/* ms */
 	unsigned int hello_timeout;		/* ms */
@@ -120,5 +125,21 @@ const char *linkconf_is_unix(const struct linkconf *c);
  * @prefix: out: their paths but for ".N"; or NULL
  */
 bool linkconf_is_port(const struct linkconf *c, char prefix[LINKCONF_PATH_MAX + 1]);
+
+/**
+ * linkconf_relay_listens() - whether QEMU connects to a relay's sockets, or it to QEMU's
+ * @c: checked; a relay
+ * @prefix: out: of the sockets' paths, but for ".N"; or NULL
+ */
+bool linkconf_relay_listens(const struct linkconf *c, const char **prefix);
+
+/* Whether it is a relay, and port @number of the guest is among its ports. */
+bool linkconf_relays_port(const struct linkconf *c, unsigned int number);
+
+/**
+ * linkconf_relay_ports() - numbers and ranges, as "0-1,5"
+ * Return: NULL, or what is wrong with it
+ */
+const char *linkconf_relay_ports(struct linkconf *c, const char *text);
 
 #endif /* SPICEBD_LINKCONF_H */

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "file.h"
-#include "linkconf.h"
+#include "linkconf_relay.h"
 #include "sock.h"
 
 bool linkconf_dir(int i, char *buf, size_t size)
@@ -108,6 +108,10 @@ static void put_all(FILE *f, const struct linkconf *c)
 	put(f, "tls-key", c->tls_key);
 	put(f, "tls-ca", c->tls_ca);
 	put(f, "user", c->user);
+	put(f, "relay", c->relay);
+	put(f, "relay-user", c->relay_user);
+	if (!linkconf_relay_is_usual(c))
+		linkconf_relay_put(f, c);
 	if (c->insecure)
 		put(f, "insecure", "yes");
 	if (!c->client_force)
@@ -128,6 +132,7 @@ static bool values_clean(const struct linkconf *c)
 {
 	const char *v[] = {
 		c->address, c->password_file, c->tls_cert, c->tls_key, c->tls_ca, c->user,
+		c->relay, c->relay_user,
 	};
 
 	for (size_t i = 0; i < sizeof(v) / sizeof(v[0]); i++) {

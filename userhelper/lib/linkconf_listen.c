@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The address of a link: what may be listened on, and the listening socket. */
-#include "linkconf.h"
+#include "linkconf_relay.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -112,6 +112,9 @@ static int check_port(const struct linkconf *c, const char *name, char *err, siz
 		return refuse(c, EINVAL, err, errlen,
 			      "address: \"port:%.64s\" is neither a port's name nor an absolute path",
 			      name);
+	if (c->relay[0])
+		return refuse(c, EINVAL, err, errlen,
+			      "a relay is of the host and has a listener: give another address, or remove relay");
 	if (c->password_file[0] || c->tls_cert[0])
 		return refuse(c, EINVAL, err, errlen,
 			      "a port has no password and no TLS, the host's Spice server has: remove them here");
@@ -136,10 +139,12 @@ static int check_tls(const struct linkconf *c, char *err, size_t errlen)
 
 int linkconf_check(const struct linkconf *c, char *err, size_t errlen)
 {
-	const char *path = linkconf_is_unix(c);
+	const char *path = linkconf_is_unix(c), *relay = linkconf_relay_check(c);
 	char host[LINKCONF_ADDRESS_MAX + 1], port[6];
 	int r;
 
+	if (relay)
+		return refuse(c, EINVAL, err, errlen, "%s", relay);
 	if (!c->address[0])
 		return refuse(c, EINVAL, err, errlen,
 			      "no address= given: write address=unix:/PATH or address=HOST:PORT");

@@ -24,6 +24,7 @@
 #include "loop.h"
 #include "port.h"
 #include "reclaim.h"
+#include "relay.h"
 #include "sandbox.h"
 #include "server.h"
 #include "sock.h"
@@ -116,6 +117,7 @@ static const struct port_hooks port_hooks = {
 	.connection = gate_port_fd,
 	.end_client = gate_end_client,
 	.spoken = gate_spoken,
+	.learn = ticket_learn,
 	.emit = daemon_send,
 };
 
@@ -141,6 +143,11 @@ static const struct gate_hooks gate_hooks = {
 
 /* ---- start ---- */
 
+static bool is_relay(void)
+{
+	return conf.file.relay[0];
+}
+
 static void set_session_params(void)
 {
 	session_params.ping_interval = conf.file.ping_interval;
@@ -153,12 +160,16 @@ static void set_session_params(void)
 	random_bytes(session_params.instance, FRAME_UUID_LEN);
 }
 
+/*
+ * A relay has nothing to do with this machine's drives: no daemon looks for it by
+ * the name of its socket, which says that it runs, and nobody is let in.
+ */
 static int control_socket(const char *name)
 {
 	char address[5 + 108] = "unix:", *path = address + 5;
 	int fd;
 
-	if (!run_path(path, 108, "link/%s.sock", name)) {
+	if (!run_path(path, 108, "link/%s.%s", name, is_relay() ? "relay" : "sock")) {
 		log_err("the path of the private socket is too long: use a shorter SPICEBD_RUN_DIR");
 		return -1;
 	}
@@ -220,7 +231,8 @@ static SpiceServer *listen_for_clients(void)
 		return NULL;
 	gate.tls = conf.file.tls_cert[0];
 	gate.hello_timeout = conf.file.hello_timeout;
-	ports_init(server, &session_params, &port_hooks);
+	ports_init(server, is_relay() ? &relay_end : &session_end, &session_params,
+		   &port_hooks);
 	if (!gate_init(server, &gate, &gate_hooks)) {
 		log_err("out of memory");
 		return NULL;
@@ -244,11 +256,14 @@ static bool go(const char *name, const char *ports, bool sandbox)
 		log_warn("%s: a machine that is short of memory may get stuck", why);
 	if (ports && !virtio_start(ports, sandbox, &session_params, &virtio_hooks))
 		return false;
+	if (is_relay() && !relay_start(&conf.file, sandbox))
+		return false;
 	if (ports)
 		log_notice("link %s: serving the ports %s.N", name, ports);
 	else
-		log_notice("link %s: listening on %s%s", name, conf.file.address,
-			   conf.file.tls_cert[0] ? " with TLS" : "");
+		log_notice("link %s: listening on %s%s%s%s", name, conf.file.address,
+			   conf.file.tls_cert[0] ? " with TLS" : "",
+			   is_relay() ? ", relaying: " : "", conf.file.relay);
 	if (sandbox && !sandbox_seal())
 		return false;
 	keep_ready();
@@ -287,7 +302,9 @@ static int run(const char *name, bool sandbox)
 	if (server && !ticket_init(server, name, conf.password))
 		return 1;
 	explicit_bzero(conf.password, sizeof(conf.password));
-	if (!daemon_init(control, owner, conf.file.address, &daemon_hooks)) {
+	if (is_relay() && !relay_bind(&conf.file))
+		return 1;
+	if (!is_relay() && !daemon_init(control, owner, conf.file.address, &daemon_hooks)) {
 		log_err("out of memory");
 		return 1;
 	}
@@ -304,7 +321,8 @@ static void usage(FILE *f)
 	fprintf(f,
 		"Usage: spicebd-link [OPTIONS] NAME\n"
 		"Serve the Spice listener NAME, configured in links.d/NAME.conf, or, if it has\n"
-		"address=port:, the virtio-serial ports of this virtual machine.\n"
+		"address=port:, the virtio-serial ports of this virtual machine. With relay= it\n"
+		"is a relay between that listener and the ports of a guest of this machine.\n"
 		"\n"
 		"  --debug        log more\n"
 		"  --no-sandbox   keep all rights; for debugging only\n"

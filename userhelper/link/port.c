@@ -29,7 +29,7 @@ struct port {
 	struct port *next;
 	uint32_t number;
 	char name[48];
-	struct session *session;
+	void *end;
 	bool connected;
 	bool renewing;
 	bool moved, empty;		/* what read() did in this wakeup */
@@ -39,6 +39,7 @@ struct port {
 };
 
 static SpiceServer *server;
+static const struct port_end *kind;	/* of all ports */
 static const struct session_params *params;
 static const struct port_hooks *hooks;
 static struct port *ports;
@@ -55,13 +56,13 @@ static void port_state(SpiceCharDeviceInstance *sin, int connected)
 	p->connected = connected;
 	if (connected) {
 		/* Nothing has been read yet, and what was written was whole. */
-		p->tap = port_tap_new(hooks->connection(), p->session, &p->pump);
-		session_start(p->session, hooks->secret());
+		p->tap = port_tap_new(hooks->connection(), kind, p->end, &p->pump);
+		kind->start(p->end, hooks->secret());
 		return;
 	}
 	port_tap_free(p->tap);
 	p->tap = NULL;
-	session_stop(p->session, "the client disconnected");
+	kind->stop(p->end, "the client disconnected");
 	if (!p->renewing)
 		loop_defer(&p->renew);
 }
@@ -72,7 +73,7 @@ static int port_write(SpiceCharDeviceInstance *sin, const uint8_t *buf, int len)
 
 	if (!p->connected || len <= 0)
 		return 0;
-	session_input(p->session, buf, len);
+	kind->input(p->end, buf, len);
 	return len;
 }
 
@@ -85,7 +86,7 @@ static int port_read(SpiceCharDeviceInstance *sin, uint8_t *buf, int len)
 		p->empty = true;
 		return 0;
 	}
-	n = session_output(p->session, buf, FRAME_MAX);
+	n = kind->output(p->end, buf, FRAME_MAX);
 	if (n)
 		p->moved = true;
 	else
@@ -133,9 +134,9 @@ static void pump(void *opaque)
 		loop_defer(&p->pump);
 }
 
-/* ---- what sessions ask of their transport ---- */
+/* ---- what ends ask of their port ---- */
 
-static void on_wakeup(void *opaque)
+void port_wakeup(void *opaque)
 {
 	struct port *p = opaque;
 
@@ -147,7 +148,7 @@ static void end_failed(void *opaque)
 	hooks->end_client("the client broke the protocol");
 }
 
-static void on_fail(void *opaque, const char *why)
+void port_fail(void *opaque, const char *why)
 {
 	struct port *p = opaque;
 
@@ -156,13 +157,13 @@ static void on_fail(void *opaque, const char *why)
 }
 
 /* One port may be stuck alone; a client that says nothing on any port is gone. */
-static void on_dead(void *opaque)
+void port_dead(void *opaque)
 {
 	struct port *p = opaque, *q;
 
 	for (q = ports; q; q = q->next) {
-		if (q != p && session_is_up(q->session) &&
-		    now_ms() - session_last_heard(q->session) < params->ping_timeout) {
+		if (q != p && kind->is_up(q->end) &&
+		    now_ms() - kind->last_heard(q->end) < params->ping_timeout) {
 			loop_defer(&p->renew);
 			return;
 		}
@@ -170,17 +171,29 @@ static void on_dead(void *opaque)
 	hooks->end_client("the client is dead");
 }
 
-static void on_up(void *opaque)
+void port_up(void *opaque)
 {
 	hooks->spoken();
 }
 
-static struct session_ops session_ops = {
-	.wakeup = on_wakeup,
-	.fail = on_fail,
-	.dead = on_dead,
-	.up = on_up,
-};
+void port_opened(void *opaque, bool opened)
+{
+	struct port *p = opaque;
+
+	if (p->sin.st)
+		spice_server_port_event(&p->sin, opened ? SPICE_PORT_EVENT_OPENED :
+							  SPICE_PORT_EVENT_CLOSED);
+}
+
+const struct session_params *port_session_params(void)
+{
+	return params;
+}
+
+const struct port_hooks *port_the_hooks(void)
+{
+	return hooks;
+}
 
 /* ---- the interface's life ---- */
 
@@ -196,7 +209,8 @@ static bool attach(struct port *p)
 		p->sin.st = NULL;
 		return false;
 	}
-	spice_server_port_event(&p->sin, SPICE_PORT_EVENT_OPENED);
+	if (kind->is_open(p->end))
+		spice_server_port_event(&p->sin, SPICE_PORT_EVENT_OPENED);
 	return true;
 }
 
@@ -233,7 +247,8 @@ static struct port *find(uint32_t number)
 
 static void port_free(struct port *p)
 {
-	session_free(p->session);
+	if (p->end)
+		kind->free(p->end);
 	loop_timer_remove(p->fail_timer);
 	free(p);
 }
@@ -257,8 +272,8 @@ bool port_add(uint32_t number)
 	p->pump = (struct loop_task) { .fn = pump, .opaque = p };
 	p->renew = (struct loop_task) { .fn = renew, .opaque = p };
 	p->fail_timer = loop_timer_add(end_failed, p);
-	p->session = session_new(number, params, &session_ops, p);
-	if (!p->fail_timer || !p->session || !attach(p)) {
+	p->end = kind->make(number, p);
+	if (!p->fail_timer || !p->end || !attach(p)) {
 		port_free(p);
 		return false;
 	}
@@ -288,15 +303,15 @@ struct session *port_session(uint32_t number)
 {
 	struct port *p = find(number);
 
-	return p ? p->session : NULL;
+	return p && kind == &session_end ? p->end : NULL;
 }
 
 void ports_for_each(void (*fn)(struct session *s))
 {
 	struct port *p;
 
-	for (p = ports; p; p = p->next)
-		fn(p->session);
+	for (p = kind == &session_end ? ports : NULL; p; p = p->next)
+		fn(p->end);
 }
 
 unsigned int ports_linked(void)
@@ -319,15 +334,16 @@ bool ports_any_up(void)
 	struct port *p;
 
 	for (p = ports; p; p = p->next)
-		if (session_is_up(p->session))
+		if (kind->is_up(p->end))
 			return true;
 	return false;
 }
 
-void ports_init(SpiceServer *srv, const struct session_params *prm, const struct port_hooks *hks)
+void ports_init(SpiceServer *srv, const struct port_end *end, const struct session_params *prm,
+		const struct port_hooks *hks)
 {
 	server = srv;
+	kind = end;
 	params = prm;
 	hooks = hks;
-	session_ops.emit = hks->emit;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "frame.h"
 #include "log.h"
 #include "spicetap.h"
 
@@ -14,7 +15,8 @@
 
 struct port_tap {
 	struct tap *tap;
-	struct session *session;
+	const struct port_end *kind;
+	void *end;
 	struct loop_task *pump;
 	struct loop_watch *watch[2];
 	struct tap_buf *buf;	/* at the tap, or free if that is idle */
@@ -25,7 +27,7 @@ static void on_data(void *opaque, const uint8_t *data, size_t len)
 {
 	struct port_tap *p = opaque;
 
-	session_input(p->session, data, len);
+	p->kind->input(p->end, data, len);
 }
 
 static void on_written(void *opaque, struct tap_buf *b)
@@ -91,7 +93,7 @@ void port_tap_pump(struct port_tap *p)
 			loop_defer(p->pump);
 			break;
 		}
-		n = session_output(p->session, p->buf->data, FRAME_MAX);
+		n = p->kind->output(p->end, p->buf->data, FRAME_MAX);
 		if (!n)
 			break;
 		tap_send(p->tap, p->buf, n);
@@ -118,13 +120,15 @@ static bool take_over(struct port_tap *p, int fd)
 	return r == 0;
 }
 
-struct port_tap *port_tap_new(int fd, struct session *session, struct loop_task *pump)
+struct port_tap *port_tap_new(int fd, const struct port_end *kind, void *end,
+			      struct loop_task *pump)
 {
 	struct port_tap *p = fd < 0 ? NULL : calloc(1, sizeof(*p));
 
 	if (!p)
 		return NULL;
-	p->session = session;
+	p->kind = kind;
+	p->end = end;
 	p->pump = pump;
 	p->buf = malloc(sizeof(*p->buf) + FRAME_MAX);
 	if (p->buf && take_over(p, fd)) {

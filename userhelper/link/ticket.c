@@ -139,6 +139,18 @@ void ticket_all_linked(void)
 		use_secret();
 }
 
+void ticket_learn(const uint8_t *learnt)
+{
+	if (!memcmp(secret, learnt, sizeof(secret)))
+		return;
+	memcpy(secret, learnt, sizeof(secret));
+	if (by_secret)
+		use_secret();
+	/* Whoever reads the record meanwhile finds the password good, not half a secret. */
+	if (record)
+		__atomic_store_n(&record->spent, 0, __ATOMIC_RELEASE);
+}
+
 void ticket_spoken(void)
 {
 	if (!record || record->spent)

@@ -37,6 +37,15 @@ void ticket_all_linked(void);
 /* Its share said hello, and so has the secret. */
 void ticket_spoken(void);
 
+/**
+ * ticket_learn() - the share has another secret than ours
+ * @secret: of a guest's link, whose hello it answered; FRAME_SECRET_LEN bytes
+ *
+ * Before ticket_spoken(). That guest knows its client's next ticket, then; with it
+ * it could come in its client's place, and be served its own requests.
+ */
+void ticket_learn(const uint8_t *secret);
+
 /* It is gone, or is no share. The password is good again if no share ever came by it. */
 void ticket_released(void);
 

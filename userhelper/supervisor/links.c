@@ -23,7 +23,9 @@ static int bind_link(struct proc *p, const struct linkconf *c, char *err, size_t
 	if (!port && p->fds[0] < 0)
 		return p->fds[0];
 	p->fdnames = port ? "control" : "spice:control";
-	if (!run_path(path, sizeof(path), "link/%s.sock", c->name)) {
+	/* As the link itself calls it. */
+	if (!run_path(path, sizeof(path), "link/%s.%s", c->name,
+		      c->relay[0] ? "relay" : "sock")) {
 		snprintf(err, errlen, "the path of the link's socket is too long");
 		return -ENAMETOOLONG;
 	}
