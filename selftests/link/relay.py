@@ -47,14 +47,14 @@ def back(d, ports=2):
 
 def whole_frames(relay, guest, d, offers):
     """A client that dies within a frame: the guest gets nothing of it."""
-    share = t.Share(relay.uri, mode="manual", offers=offers)
+    share = t.Share(relay.uri, caps=t.CAP_CHECKS, mode="manual", offers=offers)
     back(d)
     for cid, port in list(share.ports.items()):
         share.raw(cid, share.frame(port, t.F_OFFER, t.offer(9, 512, "half"))[:50])
         share.send(cid, t.PING, bytes(8))	# within what is left of the frame
     share.kill()
     gone(d)
-    with t.Share(relay.uri, offers=offers):
+    with t.Share(relay.uri, caps=t.CAP_CHECKS, offers=offers):
         back(d)
         t.ok("frames were lost" not in guest.log_text(),
              "half a frame of a dead client does not reach the guest")
@@ -67,7 +67,7 @@ def lives(relay, guest, image, nbd):
     for n in range(2):
         d.send(t.ADD_PORT, n)
     t.ok(guest.wait_log("port 1: a client is at the other end"), "the guest connects before a client does")
-    share = t.Share(relay.uri, offers=offers, nbd=nbd)
+    share = t.Share(relay.uri, caps=t.CAP_CHECKS, offers=offers, nbd=nbd)
     back(d)
     t.ok(True, "a share at the listener is seen by the guest, on both ports")
     handle = data(d, 0, image)
@@ -77,7 +77,7 @@ def lives(relay, guest, image, nbd):
     t.ok(True, "kill -9 of the client: the guest sees the ports go down")
     del handle
     whole_frames(relay, guest, d, offers)
-    share = t.Share(relay.uri, offers=offers, nbd=nbd)
+    share = t.Share(relay.uri, caps=t.CAP_CHECKS, offers=offers, nbd=nbd)
     back(d)
     guest.kill()
     guest.start()
@@ -92,7 +92,7 @@ def lives(relay, guest, image, nbd):
     share.close()
     relay.start()
     relay.ready()
-    share = t.Share(relay.uri, offers=offers, nbd=nbd)
+    share = t.Share(relay.uri, caps=t.CAP_CHECKS, offers=offers, nbd=nbd)
     back(d)
     data(d, 1, image)
     t.ok(True, "kill -9 of the relay: the next one serves the same guest")
@@ -108,19 +108,19 @@ def tickets():
         with r.GuestLink(relay.prefix) as guest:
             d = guest.daemon()
             d.send(t.ADD_PORT, 0)
-            with t.Share(relay.uri, "x", offers=offers):
+            with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, offers=offers):
                 back(d, 1)
-                with t.Share(relay.uri, "x", secret="") as other:
+                with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, secret="") as other:
                     e = other.wait("port", "error-auth", "error-link", "error-io", "gone")
                     t.ok(e[0] != "port", "a second client is refused")
             gone(d, 1)
-            with t.Share(relay.uri, "x", secret="") as stranger:
+            with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, secret="") as stranger:
                 e = stranger.wait("port", "error-auth", "error-link", "error-io", "gone")
                 t.ok(e[0] == "error-auth", "the password that was used opens nothing")
             relay.kill()
             relay.start()
             relay.ready()
-            with t.Share(relay.uri, "x", offers=offers):
+            with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, offers=offers):
                 back(d, 1)
                 t.ok(True, "the share comes again by the secret of the guest's link, "
                      "also to the next relay")

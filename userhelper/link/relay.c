@@ -43,6 +43,7 @@ struct relay {
 	struct frame_rx from_guest, from_share;
 	uint32_t epoch;			/* of the guest's last hello; 0: none */
 	uint8_t secret[FRAME_SECRET_LEN];
+	uint32_t caps;			/* of that hello */
 	bool lost;			/* the step of a session with this secret */
 	long long resync_sent;		/* and nothing came of it yet; 0: none */
 	struct credits credits;
@@ -72,6 +73,14 @@ static void wake_at(struct relay *r, long long at)
 	loop_timer_start(r->timer, at > now ? at - now : 1);
 }
 
+/* A frame's length as it came: its check is passed on, too. */
+static size_t whole(const struct frame_rx *rx, const struct frame_header *h)
+{
+	bool check = rx->checked && h->type != FRAME_HELLO && h->type != FRAME_RESYNC;
+
+	return FRAME_HEADER_LEN + h->length + (check ? FRAME_CHECK_LEN : 0);
+}
+
 /* ---- to the guest ---- */
 
 static void client_fails(struct relay *r, const char *why)
@@ -91,16 +100,20 @@ static void to_guest(struct relay *r, const uint8_t *frame, size_t len)
 
 /*
  * One that the guest has not answered says as much as two, and each would be a new
- * session when a guest that stood still reads them all.
+ * session when a guest that stood still reads them all. Half a frame may be what it
+ * has of an earlier connection; zeros end that.
  */
 static void resync_guest(struct relay *r)
 {
+	static const uint8_t zeros[FRAME_MAX];
 	struct frame_tx none = { 0 };
 	uint8_t frame[FRAME_HEADER_LEN];
 	long long now = now_ms();
 
 	if (!r->connected || (r->resync_sent && now - r->resync_sent < RESYNC_AGAIN))
 		return;
+	if (!r->epoch || r->resync_sent)
+		to_guest(r, zeros, sizeof(zeros));
 	r->resync_sent = now;
 	to_guest(r, frame, frame_pack_empty(&none, frame, FRAME_RESYNC));
 }
@@ -164,6 +177,7 @@ static bool guest_hello(struct relay *r, const uint8_t *payload, size_t len)
 	}
 	guest_is_good(r->guest);
 	r->epoch = h.epoch;
+	r->caps = h.capabilities;
 	memcpy(r->secret, h.secret, sizeof(r->secret));
 	r->lost = false;
 	r->answered = false;
@@ -239,7 +253,7 @@ static bool next_frame(struct relay *r)
 			if (!hear_guest(r, &h, payload))
 				break;
 			r->held = payload - FRAME_HEADER_LEN;
-			r->held_len = FRAME_HEADER_LEN + h.length;
+			r->held_len = whole(&r->from_guest, &h);
 			return true;
 		}
 	}
@@ -261,11 +275,21 @@ static size_t output(void *end, uint8_t *buf, size_t size)
 
 /* ---- from the client ---- */
 
+/* From here on, both ways. */
+static void agree_on_checks(struct relay *r, uint32_t caps)
+{
+	if (!(caps & r->caps & FRAME_CAP_CHECKS))
+		return;
+	r->from_share.seed = r->from_guest.seed = frame_seed(r->secret);
+	r->from_share.checked = r->from_guest.checked = true;
+}
+
 /* The share has the secret of the guest's link now; it is the client's next ticket. */
-static void share_hello(struct relay *r)
+static void share_hello(struct relay *r, const struct frame_hello *h)
 {
 	r->answered = true;
 	r->spoken = true;
+	agree_on_checks(r, h->capabilities);
 	wake_at(r, r->last_heard + port_session_params()->ping_timeout);
 	port_the_hooks()->learn(r->secret);
 	port_up(r->port);
@@ -287,7 +311,7 @@ static bool hear_share(struct relay *r, const struct frame_header *h, const uint
 			return false;
 		if (!r->answered && frame_parse_hello(payload, h->length, &hello) &&
 		    hello.role == FRAME_ROLE_SHARE)
-			share_hello(r);
+			share_hello(r, &hello);
 		return true;
 	case FRAME_DATA:
 		if (credits_take(&r->credits, h->stream, h->length))
@@ -319,7 +343,7 @@ static void input(void *end, const uint8_t *data, size_t len)
 		case FRAME_RX_FRAME:
 			if (hear_share(r, &h, payload) && r->connected)
 				to_guest(r, payload - FRAME_HEADER_LEN,
-					 FRAME_HEADER_LEN + h.length);
+					 whole(&r->from_share, &h));
 			break;
 		}
 	}
