@@ -166,7 +166,7 @@ def a_part_stays_the_helpers_until_it_answers():
         queue = h.queues[0]
         assert wait_until(lambda: queue.kept)
         same(h.eject(True), 0, "forced eject")
-        r.join(5)
+        r.join(60)
         same(r.error, errno.EIO, "the read")
         kept = queue.kept[0]
         theirs = range(kept["buffer"], kept["buffer"] + kept["length"])

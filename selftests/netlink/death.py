@@ -98,7 +98,7 @@ def held_then_resent():
         assert wait_until(lambda: nl.drive(0)["in_flight"] == 4)
         watch = Netlink().subscribe()
         h.close()
-        assert watch.wait_event(5, lambda e: e["event"] == "helper_lost")
+        assert watch.wait_event(60, lambda e: e["event"] == "helper_lost")
         d = nl.drive(0)
         same((d["helper"], d["held"], d["in_flight"]), (HELPER_LOST, 4, 0))
         assert d["state"] & S_HOLDING and 0 < d["hold_left"] <= 60000, d
@@ -106,7 +106,7 @@ def held_then_resent():
         assert wait_until(lambda: nl.drive(0)["held"] == 5)
         h2 = Helper(0, store=h.store)
         for t in r:
-            t.join(10)
+            t.join(60)
         same([t.error for t in r], [0] * 5, "errors")
         same(nl.stats(0)["resent"], 4, "resent")
         assert "hold_left" not in nl.drive(0)
@@ -133,7 +133,7 @@ def one_socket_of_two():
                 for io in other.kept:
                     other.serve(io)
         for t in r:
-            t.join(10)
+            t.join(60)
         same([t.error for t in r], [0] * 8, "errors")
         same(h.ctl.drive(0)["nr_sockets"], 1, "sockets")
         same(h.ctl.drive(0)["helper"], H.HELPER_ATTACHED, "helper")
@@ -153,16 +153,16 @@ def reconnect_timeout(seconds):
         assert wait_until(lambda: nl.drive(0)["in_flight"] == 1)
         begin = time.monotonic()
         h.close()
-        r.join(seconds + 5)
+        r.join(seconds + 60)
         took = time.monotonic() - begin
         same(r.error, errno.EIO, "the held read")
-        assert seconds * 0.9 <= took < seconds + 3, "after %.1f s" % took
+        assert seconds * 0.9 <= took < seconds + 20, "after %.1f s" % took
         r = Read(8192)
-        r.join(2)
+        r.join(60)
         same(r.error, errno.EIO, "a new read")
         h2 = Helper(0, store=h.store)
         r = Read(16384)
-        r.join(5)
+        r.join(60)
         same(r.error, 0, "a read with a new helper")
         same(h2.eject_idle(), 0, "eject")
         h2.close()
@@ -191,7 +191,7 @@ def forced_eject_while_held():
         assert "hold_left" not in nl.drive(0)
         same(nl.verb(H.EJECT, 0, True), 0, "eject")
         for t in r:
-            t.join(2)
+            t.join(60)
         same([t.error for t in r], [errno.EIO] * 3, "errors")
 
 
@@ -204,10 +204,10 @@ def a_silent_helper_is_unbound():
         h.behave = silent
         begin = time.monotonic()
         r = Read()
-        r.join(15)
+        r.join(60)
         took = time.monotonic() - begin
         same(r.error, errno.EIO, "the read")
-        assert 1.5 < took < 10, "after %.1f s" % took
+        assert 1.5 < took < 30, "after %.1f s" % took
         same(h.ctl.drive(0)["helper"], HELPER_LOST, "helper")
         h.queues[0].pause()
         same(h.queues[0].nl.fails(H.IO_COMPLETE, H.u64(H.I_COOKIE, 1)),
@@ -216,7 +216,7 @@ def a_silent_helper_is_unbound():
         h.behave = H.Queue.serve
         h.attach()
         r = Read(8192)
-        r.join(5)
+        r.join(60)
         same(r.error, 0, "a read after attaching again")
         same(h.eject_idle(), 0, "eject")
         h.close()
@@ -230,7 +230,7 @@ def a_lost_link_stops_one_clock_and_starts_another():
         settle()
         watch = Netlink().subscribe()
         h.ctl.do(LINK_REPORT, attr(H.H_INDEX, 0) + attr(H.H_LINK, 1))
-        assert watch.wait_event(2, lambda e: e["event"] == "link_lost")
+        assert watch.wait_event(60, lambda e: e["event"] == "link_lost")
         h.behave = silent
         r = Read()
         assert wait_until(lambda: h.queues[0].kept)
@@ -239,14 +239,14 @@ def a_lost_link_stops_one_clock_and_starts_another():
         same(h.ctl.drive(0)["helper"], H.HELPER_ATTACHED, "helper")
         assert h.ctl.drive(0)["hold_left"] < 60000
         h.ctl.set(0, reconnect_timeout=1)
-        r.join(5)
+        r.join(60)
         same(r.error, errno.EIO, "the read, when time was over")
         h.behave = H.Queue.serve
         h.ctl.do(LINK_REPORT, attr(H.H_INDEX, 0) + attr(H.H_LINK, 0))
-        assert watch.wait_event(2, lambda e: e["event"] == "link_back")
+        assert watch.wait_event(60, lambda e: e["event"] == "link_back")
         h.queues[0].serve(h.queues[0].kept[0])
         r = Read(8192)
-        r.join(5)
+        r.join(60)
         same(r.error, 0, "a read, link back")
         same(h.ctl.stats(0)["refused"], 0, "refused")
         same(h.eject_idle(), 0, "eject")
@@ -270,7 +270,7 @@ def processor_offline_while_held():
         sh("echo 1 > /sys/devices/system/cpu/cpu1/online")
         h2 = Helper(0, store=h.store)
         for t in r:
-            t.join(10)
+            t.join(60)
         same([t.error for t in r], [0] * 8, "errors")
         same(h2.eject_idle(), 0, "eject")
         h2.close()

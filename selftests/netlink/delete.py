@@ -51,7 +51,7 @@ def a_mounted_drive_is_replaced():
             begin = time.monotonic()
             same(h.ctl.verb(DRIVE_DEL, 0, True), 0, "del by force")
             took = time.monotonic() - begin
-            assert took < 1, "it took %.2f s" % took
+            assert took < 5, "it took %.2f s" % took
             sh("head -c 1M /dev/urandom > /tmp/m/later", check=False)
 
             watch = Netlink().subscribe()

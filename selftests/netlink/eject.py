@@ -65,7 +65,7 @@ def cdrom_cycle():
             same(e.errno, errno.EEXIST, "insert")
         list(watch.events(0.1))
         same(h.ctl.verb(TRAY_CLOSE, 0), 0, "close tray")
-        assert watch.wait_event(5, lambda e: e["event"] == "medium_changed" and
+        assert watch.wait_event(60, lambda e: e["event"] == "medium_changed" and
                                 e["state"] & S_READY), "not ready"
         settle()
         same(sh("blockdev --getsize64 /dev/spicebd0").strip(), str(4 << 20))
@@ -81,7 +81,7 @@ def cdrom_cycle():
             "locked after the last close"
         list(watch.events(0.1))
         assert wait_until(lambda: h.ctl.verb(TRAY_OPEN, 0) == 0), "open tray"
-        assert watch.wait_event(5, lambda e: e["event"] == "medium_changed")
+        assert watch.wait_event(60, lambda e: e["event"] == "medium_changed")
         same(h.ctl.drive(0)["state"], S_MEDIUM, "state, tray open")
         same(open_errno(0, os.O_RDONLY | os.O_NONBLOCK), 0, "nonblock")
         same(h.ctl.verb(MEDIUM_REMOVE, 0), 0, "remove")
@@ -101,8 +101,8 @@ def disk_in_use():
         watch = Netlink().subscribe()
         fd = os.open("/dev/spicebd0", os.O_RDONLY)
         same(h.eject(), errno.EBUSY, "eject")
-        assert watch.wait_event(2, lambda e: e["event"] == "eject_request")
-        seen = [e for e in events.read(0.5) if "DISK_EJECT_REQUEST" in e]
+        assert watch.wait_event(60, lambda e: e["event"] == "eject_request")
+        seen = events.those(lambda e: "DISK_EJECT_REQUEST" in e, 1)
         same(len(seen), 1, "eject requests")
         os.close(fd)
         same(h.eject_idle(), 0, "eject")
@@ -131,10 +131,10 @@ def force_ends_every_request_at_once():
             assert wait_until(lambda: h.ctl.drive(index)["in_flight"] > 0)
             start = time.monotonic()
             same(h.eject(True), 0, "eject --force")
-            thread.join(5)
+            thread.join(60)
             took = time.monotonic() - start
             same(result, [errno.EIO], "the read")
-            assert took < 1, "it took %.2f s" % took
+            assert took < 5, "it took %.2f s" % took
             state = h.ctl.drive(index)
             assert state["state"] & S_STALE, "not stale"
             same(state["in_flight"], 0, "in flight")
@@ -179,7 +179,7 @@ def credit_comes_back_after_force():
             assert wait_until(lambda: h.ctl.drive(0)["in_flight"] == 4)
             same(h.eject(True), 0, "eject")
             for t in p:
-                t.join(5)
+                t.join(60)
             h.behave = type(h.queues[0]).serve
             for io in h.queues[0].kept:
                 h.queues[0].serve(io)
@@ -240,9 +240,9 @@ def delete_and_add():
             same(nl.verb(6, 3), errno.EBUSY, "del of an open drive")
             start = time.monotonic()
             same(nl.verb(6, 3, True), 0, "del --force")
-            assert time.monotonic() - start < 1, "del --force was slow"
+            assert time.monotonic() - start < 5, "del --force was slow"
             same(nl.add(1, index=3)["index"], 3, "add again")
-            t.join(5)
+            t.join(60)
             os.close(fd)
             h.close()
         same(len(nl.drives()), 1, "drives")

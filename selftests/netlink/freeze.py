@@ -92,6 +92,12 @@ def answer(h, error=0):
                 q.serve(io)
 
 
+def has(h, op):
+    """The helper keeps such a request: any other may be udev's."""
+    assert wait_until(lambda: any(io["op"] == op for q in h.queues
+                                  for io in q.kept), LONG), h.log
+
+
 def freezes(nl):
     return lambda e: e["event"] == "freeze" and e["freeze"]
 
@@ -102,7 +108,7 @@ def drained_then_flushed():
         h.behave = keeps(WRITE, FLUSH)
         nl = Netlink().manage()
         out = Io(0, b"a")
-        assert wait_until(lambda: nl.drive(0)["in_flight"] == 1, LONG)
+        has(h, WRITE)
         watch = Netlink().subscribe()
         d = nl.freeze(0, "one")
         same((d["freeze"], d["holders"][0]["name"]), (DRAINING, "one"))
@@ -121,7 +127,7 @@ def drained_then_flushed():
             steps.append(e["freeze"])
             same(e["holders"][0]["name"], "", "a name in an event")
         same(steps, [DRAINING, FLUSHING])
-        assert wait_until(lambda: h.queues[0].kept, LONG)
+        has(h, FLUSH)
         same(h.log[-1][0], FLUSH, "the last request")
         answer(h)
         reaches(nl, FROZEN)
@@ -145,7 +151,7 @@ def the_flush_has_a_tag_of_its_own():
         h.behave = keeps(WRITE)
         nl = Netlink().manage()
         first = Io(0, b"a")
-        assert wait_until(lambda: nl.drive(0)["in_flight"] == 1, LONG)
+        has(h, WRITE)
         nl.freeze(0)
         same(nl.drive(0)["freeze"], DRAINING)
         answer(h)
@@ -162,12 +168,12 @@ def the_flush_has_a_tag_of_its_own():
         # and the others are in the queue before the flush.
         h.behave = keeps(WRITE, FLUSH)
         late = [Io(4096 * i, b"c") for i in range(4)]
-        assert wait_until(lambda: nl.drive(0)["in_flight"] == 1, LONG)
+        has(h, WRITE)
         nl.freeze(0)
         answer(h)
         reaches(nl, FLUSHING)
         waits(nl, 1)
-        assert wait_until(lambda: h.queues[0].kept, LONG)
+        has(h, FLUSH)
         same(h.log[-1][0], FLUSH, "the last request")
         # It also does when it is handed to the next helper.
         h.close()
@@ -273,7 +279,7 @@ def a_flush_that_fails():
         nl = Netlink().manage()
         nl.freeze(0)
         reaches(nl, FLUSHING)
-        assert wait_until(lambda: h.queues[0].kept, LONG)
+        has(h, FLUSH)
         answer(h, errno.EIO)
         reaches(nl, FAILED)
         same(nl.drive(0)["freeze_error"], errno.EIO)
@@ -293,14 +299,14 @@ def thawed_before_it_was_frozen():
         nl = Netlink().manage()
         nl.freeze(0)
         reaches(nl, FLUSHING)
-        assert wait_until(lambda: h.queues[0].kept, LONG)
+        has(h, FLUSH)
         nl.thaw(0)
         Io(0, b"z").ended()
         nl.freeze(0)
         same(nl.drive(0)["freeze"], DRAINING, "the old flush is out")
         flushes = len([1 for op, *_ in h.log if op == FLUSH])
         answer(h)
-        assert wait_until(lambda: h.queues[0].kept, LONG)
+        has(h, FLUSH)
         same(len([1 for op, *_ in h.log if op == FLUSH]), flushes + 1)
         same(nl.drive(0)["freeze"], FLUSHING)
         answer(h)
@@ -313,7 +319,7 @@ def quick(nl, cmd, index=0):
     began = time.monotonic()
     same(nl.verb(cmd, index, True), 0, "by force")
     took = time.monotonic() - began
-    assert took < 1, "%.1f s" % took
+    assert took < 5, "%.1f s" % took
 
 
 def verbs_while_frozen():
@@ -325,7 +331,7 @@ def verbs_while_frozen():
             nl = Netlink().manage()
             out = Io(0) if READ in ops else None
             if out:
-                assert wait_until(lambda: nl.drive(0)["in_flight"] == 1, LONG)
+                has(h, READ)
             nl.freeze(0)
             reaches(nl, DRAINING if out else FLUSHING)
             same(nl.verb(EJECT, 0), errno.EBUSY, "eject")
@@ -390,7 +396,7 @@ def insert_while_frozen():
         nl.thaw(0)
         assert watch.wait_event(LONG, lambda e: e["event"] == "medium_changed"
                                 and e["state"] & S_READY)
-        same(len([e for e in uevents.read(1) if "DISK_MEDIA_CHANGE" in e]), 1)
+        same(len(uevents.those(lambda e: "DISK_MEDIA_CHANGE" in e, 1)), 1)
         Io(0, b"q").ended()
         h.done()
 
@@ -424,7 +430,7 @@ def the_helper_dies():
         nl.do(DRIVE_SET, attr(H.A_INDEX, 0) + attr(H.A_RECONNECT_TIMEOUT, 1))
         h.behave = keeps(READ)
         out = Io(0)
-        assert wait_until(lambda: nl.drive(0)["in_flight"] == 1, LONG)
+        has(h, READ)
         nl.freeze(0)
         late = Io(4096)
         waits(nl, 1)

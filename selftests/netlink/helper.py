@@ -580,7 +580,7 @@ class Helper:
             q.start()
 
     def insert(self, flags=F_FLUSH | F_FUA | F_DISCARD | F_WRITE_ZEROES,
-               wait=10, size=None, **kw):
+               wait=60, size=None, **kw):
         """Insert the medium; for a cdrom open and close the tray."""
         watch = Netlink().subscribe()
         cdrom = self.ctl.drive(self.index)["personality"] == CDROM
@@ -604,14 +604,14 @@ class Helper:
     def eject(self, force=False):
         return self.ctl.verb(EJECT, self.index, force)
 
-    def eject_idle(self, timeout=10):
+    def eject_idle(self, timeout=60):
         """Eject as soon as nobody has the drive open: udev looks into it
         whenever a writer has closed it."""
         busy = (errno.EBUSY, errno.EINPROGRESS)
         wait_until(lambda: self.eject() not in busy, timeout)
         return self.eject()
 
-    def idle(self, openers=0, timeout=30):
+    def idle(self, openers=0, timeout=60):
         """Waits until only so many have the drive open, and udev, which looks
         into it after each change, is done."""
         subprocess.run(["udevadm", "settle"], stderr=subprocess.DEVNULL,
@@ -707,8 +707,8 @@ class Uevents:
         self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
         self.sock.bind((0, 1))
 
-    def read(self, timeout):
-        """Uevents of our drives until none has come for so long."""
+    def one(self, timeout):
+        """The next uevent of our drives, or None."""
         while select.select([self.sock], [], [], timeout)[0]:
             fields = self.sock.recv(1 << 16).split(b"\0")
             event = {"ACTION": fields[0].decode().split("@")[0]}
@@ -717,10 +717,25 @@ class Uevents:
                 if name:
                     event[name] = value
             if event.get("DEVNAME", "").startswith("spicebd"):
-                yield event
+                return event
+        return None
+
+    def read(self, timeout):
+        """Uevents of our drives until none has come for so long."""
+        while event := self.one(timeout):
+            yield event
+
+    def those(self, test, number):
+        """Uevents that pass the test: so many are awaited, and more come soon
+        or are not to come."""
+        got = []
+        while event := self.one(60 if len(got) < number else 0.5):
+            if test(event):
+                got.append(event)
+        return got
 
 
-def wait_until(test, timeout=10, step=0.01):
+def wait_until(test, timeout=60, step=0.01):
     """Polls what has no event; returns what it came to."""
     end = time.monotonic() + timeout * SCALE
     while time.monotonic() < end:

@@ -94,7 +94,7 @@ def replies_on_another_socket():
         same(h.ctl.drive(0)["in_flight"], 1, "in flight")
         h.behave = H.Queue.serve
         mine.serve(io)
-        t.join(10)
+        t.join(60)
         same(h.eject_idle(), 0, "eject")
         h.close()
 

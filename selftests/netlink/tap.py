@@ -8,6 +8,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import traceback
 
 
@@ -59,17 +60,27 @@ def unload():
                           check=False).returncode
 
 
+def gone():
+    """Unloads the module when udev, which may look into a drive at any time
+    after a writer has closed it, lets go of it."""
+    end = time.monotonic() + 30
+    while True:
+        settle()
+        if unload() == 0:
+            return
+        assert time.monotonic() < end, "cannot unload the module"
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def module(*params):
     """With the module loaded; a test begins with a fresh one."""
     if os.path.exists("/sys/module/spicebd"):
-        settle()
-        assert unload() == 0, "cannot unload the module"
+        gone()
     assert load(*params) == 0, "cannot load the module"
     settle()
     yield
-    settle()
-    assert unload() == 0, "cannot unload the module"
+    gone()
 
 
 def settle():
