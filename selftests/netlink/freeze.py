@@ -414,7 +414,8 @@ def made_held():
         same(d["holders"][0]["name"], "start")
         reaches(nl, FROZEN, d["index"])
         nl.thaw(d["index"], "start")
-        same(nl.verb(DRIVE_DEL, d["index"]), 0)
+        # udev looks into a new drive.
+        assert wait_until(lambda: nl.verb(DRIVE_DEL, d["index"]) == 0), "delete"
         nl.thaw(0, "start")
         assert wait_until(lambda: nl.drive(0)["state"] & S_READY, LONG)
         h.idle()
