@@ -45,6 +45,7 @@
 
 #define SBD_CDROM_BLOCK		2048
 #define SBD_DISK_BLOCK		512
+#define SBD_SUSPEND_HOLDER	"suspend"	/* ours alone */
 #define SBD_MAX_UNUSED_KEYS	(2 * SPICEBD_MAX_KEYS)
 
 /*
@@ -530,12 +531,19 @@ int sbd_queue_answers(struct sbd_sock *s, const struct spicebd_io_answer *list,
 void sbd_queue_refuse(struct sbd_sock *s, const char *why);
 
 /* freeze.c */
+/* Woken whenever what a freeze waits for may have come. */
+extern wait_queue_head_t sbd_freeze_wait;
 void sbd_freeze_start(struct sbd_drive *d);
 int sbd_freeze(struct sbd_drive *d, const char *name, u32 limit);
 int sbd_thaw(struct sbd_drive *d, const char *name);
 void sbd_freeze_drained(struct sbd_drive *d);
 void sbd_freeze_work(struct work_struct *work);
 void sbd_freeze_limits_work(struct work_struct *work);
+
+/* suspend.c */
+bool sbd_suspended(void);
+int sbd_suspend_init(void);
+void sbd_suspend_exit(void);
 
 /* wire.c */
 u32 sbd_wire_cost(u32 op, u32 length);

@@ -27,6 +27,8 @@
 
 #include "drive.h"
 
+DECLARE_WAIT_QUEUE_HEAD(sbd_freeze_wait);
+
 static struct sbd_holder *find_holder(struct sbd_drive *d, const char *name)
 {
 	u32 i;
@@ -51,9 +53,11 @@ static void wait_for_filers(struct sbd_drive *d)
 	}
 }
 
+/* drive->lock held, or nobody knows the drive yet */
 static void set_state(struct sbd_drive *d, u32 state)
 {
 	WRITE_ONCE(d->freeze, state);
+	wake_up_all(&sbd_freeze_wait);
 }
 
 /* The first holder has come, or another try; drive->lock held. */

@@ -122,11 +122,16 @@ static int __init sbd_init(void)
 	ret = sbd_make_drives();
 	if (ret)
 		goto no_drives;
-	ret = sbd_netlink_init();
+	ret = sbd_suspend_init();
 	if (ret)
 		goto no_drives;
+	ret = sbd_netlink_init();
+	if (ret)
+		goto no_netlink;
 	return 0;
 
+no_netlink:
+	sbd_suspend_exit();
 no_drives:
 	sbd_drives_exit();
 	destroy_workqueue(sbd_slow_wq);
@@ -138,6 +143,7 @@ no_slow_wq:
 static void __exit sbd_exit(void)
 {
 	sbd_netlink_exit();
+	sbd_suspend_exit();
 	sbd_drives_exit();
 	destroy_workqueue(sbd_slow_wq);
 	destroy_workqueue(sbd_wq);

@@ -1001,6 +1001,10 @@ static struct sbd_drive *held_drive(struct sk_buff *skb,
 		missing(info, "no holder");
 		return ERR_PTR(-EINVAL);
 	}
+	if (!strcmp(*name, SBD_SUSPEND_HOLDER)) {
+		say(info, -EINVAL, "this holder is the kernel's own");
+		return ERR_PTR(-EINVAL);
+	}
 	return managed_drive(skb, info, info->attrs[SPICEBD_A_DRIVE_INDEX]);
 }
 

@@ -411,7 +411,7 @@ static void check_stall(struct sbd_drive *d, unsigned long since)
 	struct sbd_sock *s;
 
 	if (!d->stall_timeout || !d->nr_socks || d->stalled ||
-	    d->helper.link == SPICEBD_LINK_LOST)
+	    d->helper.link == SPICEBD_LINK_LOST || sbd_suspended())
 		return;
 	list_for_each_entry(s, &d->socks, node)
 		if (time_after(READ_ONCE(s->last_answer), since))
@@ -680,11 +680,12 @@ void sbd_queue_take_back(struct sbd_drive *d, struct sbd_sock *s)
  * @d: the drive, its lock held
  *
  * To be called whenever something changes that it depends on: medium, bound
- * sockets, link, freeze, the timeout.
+ * sockets, link, freeze, the timeout, the machine's sleep.
  */
 void sbd_queue_clock(struct sbd_drive *d)
 {
 	bool run = d->tray.medium && !(d->gate & SBD_GATE_GONE) && !d->freeze &&
+		   !sbd_suspended() &&
 		   (!d->nr_socks || d->helper.link == SPICEBD_LINK_LOST);
 	unsigned long now = jiffies, end;
 
@@ -704,6 +705,7 @@ void sbd_queue_clock(struct sbd_drive *d)
 		mod_delayed_work(sbd_wq, &d->clock_work, end - now);
 	}
 	sbd_event_probe(d);
+	wake_up_all(&sbd_freeze_wait);
 }
 
 /**

@@ -447,7 +447,8 @@ struct spicebd_io_answer {
  *	which an event tells. A holder that freezes again sets its limit anew.
  *	While a drive is frozen the clock of the reconnect timeout stands, and a
  *	medium that is inserted becomes readable when it is thawed; by force a
- *	medium can still be taken. -ENOSPC: too many holders.
+ *	medium can still be taken. -ENOSPC: too many holders. "suspend" is the
+ *	kernel's own holder, before the machine sleeps (-EINVAL).
  * @SPICEBD_CMD_THAW: manager. INDEX, HOLDER. -ENOENT: it is no holder, or its
  *	limit has come.
  * @SPICEBD_CMD_IO_REQUEST: kernel to helper. COOKIE, OP, FLAGS, OFFSET, LENGTH,
