@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Allocations of the module that fail on demand: fault injection of a debug
+kernel, narrowed to what has a function of the module among its callers.
+
+See the kernel's Documentation/fault-injection/fault-injection.rst.
+"""
+import contextlib
+import os
+
+from tap import Skip
+
+DEBUG = "/sys/kernel/debug/"
+POINTS = ("failslab", "fail_page_alloc")
+TIMES = 1 << 30
+
+
+def available():
+    return os.path.exists(DEBUG + "failslab/require-start")
+
+
+def need():
+    if not available():
+        raise Skip("this kernel has no fault injection with a stack trace filter")
+
+
+def put(point, name, value):
+    with open(DEBUG + point + "/" + name, "w", encoding="ascii") as f:
+        f.write(str(value))
+
+
+def get(point, name):
+    with open(DEBUG + point + "/" + name, encoding="ascii") as f:
+        return int(f.read())
+
+
+def text_of(test):
+    """The range of the functions whose line in kallsyms passes the test."""
+    found = []
+    with open("/proc/kallsyms", encoding="ascii") as f:
+        for line in f:
+            words = line.split()
+            if words[1] in "tT" and test(words):
+                found.append(int(words[0], 16))
+    assert found and min(found), "kallsyms does not tell the functions"
+    return min(found), max(found)
+
+
+def module_text():
+    """The module's functions; to be asked again when it was loaded anew."""
+    low, high = text_of(lambda w: len(w) > 3 and w[3] == "[spicebd]")
+    return low, high + 4096
+
+
+def setup(text=None):
+    """Which allocations may fail: those below functions in this range."""
+    low, high = text or module_text()
+    for point in POINTS:
+        put(point, "probability", 0)
+        put(point, "interval", 1)
+        put(point, "times", -1)
+        put(point, "space", 0)
+        put(point, "verbose", 0)
+        put(point, "task-filter", "N")
+        # also those that may wait for memory
+        put(point, "ignore-gfp-wait", "N")
+        put(point, "stacktrace-depth", 32)
+        put(point, "require-start", "0x%x" % low)
+        put(point, "require-end", "0x%x" % high)
+    # A copy from or to userspace is no allocation, but would be counted as one.
+    put("fail_usercopy", "stacktrace-depth", 32)
+    put("fail_usercopy", "require-start", "0x1")
+    put("fail_usercopy", "require-end", "0x2")
+    put("fail_page_alloc", "ignore-gfp-highmem", "N")
+    put("fail_page_alloc", "min-order", 0)
+
+
+class Nth:
+    """The n-th allocation of this thread fails, once."""
+
+    def __init__(self):
+        self.fd = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
+
+    def arm(self, n):
+        os.pwrite(self.fd, b"%d" % n, 0)
+
+    def disarm(self):
+        """Did it come to that?"""
+        fired = int(os.pread(self.fd, 16, 0).split(b"\0")[0]) == 0
+        os.pwrite(self.fd, b"0", 0)
+        return fired
+
+
+@contextlib.contextmanager
+def anybody(percent, times=TIMES, space=0):
+    """Allocations of any thread fail; yields how many did so far."""
+    for point in POINTS:
+        put(point, "space", space)
+        put(point, "times", times)
+        put(point, "probability", percent)
+    try:
+        yield lambda: sum(times - get(p, "times") for p in POINTS)
+    finally:
+        for point in POINTS:
+            put(point, "probability", 0)
