@@ -19,6 +19,7 @@ help:
 	@echo 'make check            the tests of a submission'
 	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
 	@echo 'make soak             faults at random, data verified (MINUTES=, SEED=, KERNEL=)'
+	@echo 'make check-debug      the module on a kernel that finds faults, in resumable parts (PART=name)'
 	@echo 'make bench            measure, beside nbd.ko, ublk and Spice (KERNEL=, TABLES=cost,speed,…)'
 	@echo 'make fuzz             fuzz the parsers (TARGET=, SECONDS= for each)'
 	@echo 'make setup            install what tests and builds need (apt, kernels)'
@@ -41,7 +42,7 @@ $(KERNELS:%=kmod-%): kmod-%:
 	$(VM)/setup packages kernel-$*
 	$(VM)/kbuild $* --strict
 
-.PHONY: demo check check-full soak bench fuzz
+.PHONY: demo check check-full check-debug soak bench fuzz
 , := ,
 bench:
 	$(VM)/setup packages
@@ -62,6 +63,9 @@ check:
 
 check-full:
 	selftests/check-full $(PART)
+
+check-debug:
+	selftests/check-debug $(PART)
 
 .PHONY: install uninstall modules_install
 install: userhelper

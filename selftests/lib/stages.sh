@@ -30,8 +30,16 @@ stage() {
 	return "$status"
 }
 
+# stage_result NAME PASSED FAILED [SKIPPED]
 stage_result() {
-	printf '{"test":"%s","passed":%d,"failed":%d,"skipped":0,"failures":[]}\n' "$1" "$2" "$3" >>"$results"
+	printf '{"test":"%s","passed":%d,"failed":%d,"skipped":%d,"failures":[]}\n' \
+		"$1" "$2" "$3" "${4-0}" >>"$results"
+}
+
+# stage_skip NAME WHY
+stage_skip() {
+	echo "ok - $1 # SKIP $2"
+	stage_result "$1" 0 0 1
 }
 
 # tests.list: "WHERE PATH" a line; WHERE is host, vm, long or systemd
@@ -67,12 +75,13 @@ stage_tests() {
 	[ ${#list[@]} -eq 0 ] || selftests/runner --results "$results" --prefix "$1:" "${list[@]}"
 }
 
-# stage_vm WHERE KERNEL [ARG…]: the tests of one place in one boot of a machine
+# stage_vm WHERE KERNEL [ARG…]: the tests of one place, or those that
+# SPICEBD_TESTS names, in one boot of a machine
 stage_vm() {
 	local where=$1 k=$2 t status
 	shift 2
 	local list
-	mapfile -t list < <(tests_of "$where")
+	mapfile -t list < <(printf '%s' "${SPICEBD_TESTS:-$(tests_of "$where")}" | tr -s ' ' '\n')
 	if [ ${#list[@]} -eq 0 ]; then
 		echo "# no tests for $where"
 		return 0
@@ -117,6 +126,35 @@ for name in sys.argv[1:]:
 print("{passed} passed, {failed} failed, {skipped} skipped".format(**n))
 sys.exit(1 if n["failed"] or not n["passed"] else 0)
 PY
+}
+
+# stages_parts NAME PARTS [PART…]: runs these parts, or those of PARTS that have
+# not passed for this commit yet; part() says what each is. --list names them.
+stages_parts() {
+	local name=$1 parts=$2 commit kept p
+	shift 2
+
+	if [ "${1-}" = --list ]; then
+		printf '%s\n' $parts
+		exit 0
+	fi
+	commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo none)
+	# A changed tree is another one: its results are never kept for the next call.
+	[ -z "$(git status --porcelain 2>/dev/null)" ] || commit=$commit-changed-$$
+	kept=build/results/$name-$commit
+	mkdir -p "$kept"
+
+	for p in ${*:-$parts}; do
+		[ -z "${1-}" ] && [ -f "$kept/$p.ok" ] && continue
+		stages_begin "$name-$commit/$p"
+		part "$p"
+		if stages_failed; then
+			rm -f "$kept/$p.ok"
+		else
+			touch "$kept/$p.ok"
+		fi
+	done
+	stages_total "$kept"/*/results.jsonl
 }
 
 stages_end() {
