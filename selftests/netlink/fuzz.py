@@ -76,6 +76,7 @@ def fuzz():
             json.dump(result, f)
     assert result["messages"] >= MESSAGES, "too slow: %d of %d messages in %d s" % (
         result["messages"], MESSAGES, SECONDS)
+    assert sum(a["requests"] for a in result["actors"]) > 10, "next to nothing was asked for"
     # What never succeeds is not tested behind its first check.
     for command in ("attach", "queue-bind", "medium-insert", "tray-open", "io-complete",
                     "lock", "unlock", "drive-set", "key-new", "link-report"):

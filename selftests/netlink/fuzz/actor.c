@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,8 @@
 
 #define BATCH		32
 #define RX		(256 * 1024)
+/* A datagram has to fit into a socket's send buffer. */
+#define TX		(96 * 1024)
 #define RCVBUF		(4 << 20)
 #define MEMORY		(1 << 20)
 /* Places in fuzz_commands of the last messages, by sequence number. */
@@ -80,23 +83,22 @@ static void take_keys(struct knows *k, const uint8_t *p, size_t len)
 			return;
 		if (h.nla_type != SPICEBD_A_HELPER_KEY || h.nla_len != NLA_HDRLEN + KEY_LEN)
 			continue;
-		if (k->nr_keys < NR_KEYS)
-			k->nr_keys++;
-		memcpy(k->keys[fuzz_below(k, k->nr_keys)], p + NLA_HDRLEN, KEY_LEN);
+		memcpy(k->keys[k->nr_keys < NR_KEYS ? k->nr_keys++ : fuzz_below(k, NR_KEYS)],
+		       p + NLA_HDRLEN, KEY_LEN);
 	}
 }
 
-static void learn(struct actor *a, const struct cookie *c)
+static void learn(struct actor *a, struct cookie *c, unsigned int socket)
 {
 	struct knows *k = &a->k;
 
 	a->c->requests++;
-	if (k->nr_cookies < NR_COOKIES)
-		k->nr_cookies++;
-	k->cookies[fuzz_below(k, k->nr_cookies)] = *c;
+	c->socket = socket;
+	k->cookies[k->nr_cookies++ % NR_COOKIES] = *c;
 }
 
-static void take_requests(struct actor *a, uint8_t cmd, const uint8_t *p, size_t len)
+static void take_requests(struct actor *a, unsigned int socket, uint8_t cmd, const uint8_t *p,
+			  size_t len)
 {
 	struct cookie c = { 0 };
 	struct nlattr h;
@@ -115,8 +117,8 @@ static void take_requests(struct actor *a, uint8_t cmd, const uint8_t *p, size_t
 			for (size_t i = 0; i + sizeof(r) <= h.nla_len - (size_t)NLA_HDRLEN;
 			     i += sizeof(r)) {
 				memcpy(&r, data + i, sizeof(r));
-				c = (struct cookie){ r.cookie, r.op, r.length };
-				learn(a, &c);
+				c = (struct cookie){ r.cookie, r.op, r.length, 0, true };
+				learn(a, &c, socket);
 			}
 			return;
 		}
@@ -128,7 +130,7 @@ static void take_requests(struct actor *a, uint8_t cmd, const uint8_t *p, size_t
 			memcpy(&c.length, data, 4);
 	}
 	if (cmd == SPICEBD_CMD_IO_REQUEST)
-		learn(a, &c);
+		learn(a, &c, socket);
 }
 
 static void count_answer(struct actor *a, const struct nlmsghdr *h, int error)
@@ -143,8 +145,8 @@ static void count_answer(struct actor *a, const struct nlmsghdr *h, int error)
 		a->c->done[cmd]++;
 }
 
-static void take_message(struct actor *a, const struct nlmsghdr *h, const uint8_t *body,
-			 size_t len)
+static void take_message(struct actor *a, unsigned int socket, const struct nlmsghdr *h,
+			 const uint8_t *body, size_t len)
 {
 	struct genlmsghdr g;
 	int32_t error;
@@ -160,14 +162,14 @@ static void take_message(struct actor *a, const struct nlmsghdr *h, const uint8_
 		if (g.cmd == SPICEBD_CMD_ATTACH || g.cmd == SPICEBD_CMD_KEY_NEW)
 			take_keys(&a->k, body + GENL_HDRLEN, len - GENL_HDRLEN);
 		else
-			take_requests(a, g.cmd, body + GENL_HDRLEN, len - GENL_HDRLEN);
+			take_requests(a, socket, g.cmd, body + GENL_HDRLEN, len - GENL_HDRLEN);
 	}
 }
 
-static void drain(struct actor *a, int fd)
+static void drain(struct actor *a, unsigned int socket)
 {
 	for (;;) {
-		ssize_t n = recv(fd, a->rx, RX, MSG_DONTWAIT);
+		ssize_t n = recv(a->fd[socket], a->rx, RX, MSG_DONTWAIT);
 		struct nlmsghdr h;
 
 		if (n < 0 && (errno == ENOBUFS || errno == EINTR))
@@ -181,7 +183,7 @@ static void drain(struct actor *a, int fd)
 			step = NLMSG_ALIGN(h.nlmsg_len);
 			if (h.nlmsg_len < sizeof(h) || h.nlmsg_len > (size_t)n)
 				break;
-			take_message(a, &h, p + sizeof(h), h.nlmsg_len - sizeof(h));
+			take_message(a, socket, &h, p + sizeof(h), h.nlmsg_len - sizeof(h));
 			if (step >= (size_t)n)
 				break;
 			p += step;
@@ -190,79 +192,116 @@ static void drain(struct actor *a, int fd)
 	}
 }
 
-/*
- * The answer that a read without registered memory waits for: the fuzzer's own
- * messages hardly ever hit the length, and without an end to requests there are
- * no others.
- */
-static size_t good_answer(struct actor *a, uint8_t *buf)
+static size_t put_attr(uint8_t *buf, size_t at, uint16_t type, const void *data, size_t len)
 {
-	struct knows *k = &a->k;
-	struct cookie *c = &k->cookies[fuzz_below(k, k->nr_cookies)];
+	struct nlattr h = { .nla_len = NLA_HDRLEN + len, .nla_type = type };
+
+	memset(buf + at, 0, NLA_HDRLEN + NLA_ALIGN(len));
+	memcpy(buf + at, &h, sizeof(h));
+	if (data)
+		memcpy(buf + at + NLA_HDRLEN, data, len);
+	return at + NLA_HDRLEN + NLA_ALIGN(len);
+}
+
+static int place_of(uint8_t cmd)
+{
+	int i = 0;
+
+	while (fuzz_commands[i].cmd != cmd)
+		i++;
+	return i;
+}
+
+/*
+ * The answer that a request waits for: the fuzzer's own messages hardly ever
+ * hit it, and without an end to requests there are no others. Longer reads than
+ * one message holds fail.
+ */
+static size_t good_answer(struct actor *a, uint8_t *buf, unsigned int socket)
+{
+	struct cookie c = fuzz_cookie(&a->k, socket);
 	struct nlmsghdr n = { .nlmsg_type = a->family, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK,
 			      .nlmsg_seq = a->seq };
 	struct genlmsghdr g = { .cmd = SPICEBD_CMD_IO_COMPLETE,
 				.version = SPICEBD_FAMILY_VERSION };
-	struct nlattr h = { .nla_len = NLA_HDRLEN + 8, .nla_type = SPICEBD_A_IO_COOKIE };
+	struct spicebd_io_answer answer = { .cookie = c.cookie };
 	size_t len = NLMSG_HDRLEN + GENL_HDRLEN;
+	uint32_t error = EIO;
 
-	if (c->op == SPICEBD_OP_READ && c->length > SPICEBD_PIECE_MAX)
-		return 0;
-	memcpy(buf + len, &h, sizeof(h));
-	memcpy(buf + len + NLA_HDRLEN, &c->cookie, 8);
-	len += h.nla_len;
-	if (c->op == SPICEBD_OP_READ) {
-		h = (struct nlattr){ NLA_HDRLEN + c->length, SPICEBD_A_IO_DATA };
-		memcpy(buf + len, &h, sizeof(h));
-		memset(buf + len + NLA_HDRLEN, 0x5a, c->length);
-		len += NLA_ALIGN(h.nla_len);
+	if (c.listed) {
+		g.cmd = SPICEBD_CMD_IO_ANSWERS;
+		len = put_attr(buf, len, SPICEBD_A_IO_ANSWERS, &answer, sizeof(answer));
+	} else {
+		len = put_attr(buf, len, SPICEBD_A_IO_COOKIE, &c.cookie, 8);
+		if (c.op == SPICEBD_OP_READ && c.length > SPICEBD_PIECE_MAX)
+			len = put_attr(buf, len, SPICEBD_A_IO_ERROR, &error, 4);
+		else if (c.op == SPICEBD_OP_READ)
+			len = put_attr(buf, len, SPICEBD_A_IO_DATA, NULL, c.length);
 	}
 	n.nlmsg_len = len;
 	memcpy(buf, &n, sizeof(n));
 	memcpy(buf + NLMSG_HDRLEN, &g, sizeof(g));
-	a->sent[a->seq++ % SENT] = -1;
+	a->sent[a->seq++ % SENT] = place_of(g.cmd);
 	return len;
+}
+
+/* Gives the users of a drive that we serve time to ask for something. */
+static void await_requests(struct actor *a)
+{
+	struct pollfd p[SOCKETS];
+
+	for (int i = 0; i < SOCKETS; i++)
+		p[i] = (struct pollfd){ .fd = a->fd[i], .events = POLLIN };
+	poll(p, SOCKETS, 10);
 }
 
 static void batch(struct actor *a)
 {
 	/* what asks for things goes to the first, answers to any */
-	int fd = a->fd[fuzz_one_in(&a->k, 2) ? 0 : fuzz_below(&a->k, SOCKETS)];
+	unsigned int s = fuzz_one_in(&a->k, 3) ? 0 : fuzz_below(&a->k, SOCKETS);
 	unsigned int n = 1 + fuzz_below(&a->k, BATCH);
 	size_t len = 0;
 
+	a->k.socket = s;
 	for (unsigned int i = 0; i < n; i++) {
 		int cmd;
 
+		/* none may follow one that lies about its length */
+		if (len > TX)
+			n = i + 1;
 		len += fuzz_message(&a->k, a->tx + len, a->family, a->seq, i + 1 == n, &cmd);
 		a->sent[a->seq++ % SENT] = cmd;
 	}
 	a->c->sent += n;
-	while (send(fd, a->tx, len, 0) < 0) {
+	while (send(a->fd[s], a->tx, len, 0) < 0) {
 		if (errno != EINTR && errno != ENOBUFS && errno != EAGAIN)
 			die("send");
-		drain(a, fd);
+		drain(a, s);
 	}
-	for (int i = 0; a->k.nr_cookies && i < 4; i++) {
-		fd = a->fd[fuzz_below(&a->k, SOCKETS)];
-		len = good_answer(a, a->tx);
-		if (len && send(fd, a->tx, len, 0) >= 0)
+	for (int i = 0; a->k.nr_cookies && i < 8; i++) {
+		s = 1 + fuzz_below(&a->k, SOCKETS - 1);
+		len = good_answer(a, a->tx, s);
+		if (len && send(a->fd[s], a->tx, len, 0) >= 0)
 			a->c->sent++;
 	}
+	await_requests(a);
 	for (int i = 0; i < SOCKETS; i++)
-		drain(a, a->fd[i]);
+		drain(a, i);
 }
 
-static void command(struct actor *a, int fd, uint8_t cmd, uint32_t drive)
+/* Did it succeed? */
+static bool command(struct actor *a, unsigned int socket, uint8_t cmd, uint32_t drive)
 {
 	int place;
 	size_t len = fuzz_good_message(&a->k, a->tx, a->family, a->seq, cmd, drive, &place);
+	uint64_t before = a->c->done[place];
 
 	a->sent[a->seq++ % SENT] = place;
 	a->c->sent++;
-	if (send(fd, a->tx, len, 0) < 0 && errno != ENOBUFS)
+	if (send(a->fd[socket], a->tx, len, 0) < 0 && errno != ENOBUFS)
 		die("send");
-	drain(a, fd);
+	drain(a, socket);
+	return a->c->done[place] > before;
 }
 
 /* A command of our own, not counted: a fuzzed one may come any time later. */
@@ -286,34 +325,68 @@ static void manage(struct actor *a, int fd)
 		die("manage");
 }
 
+static void open_socket(struct actor *a, int i)
+{
+	a->fd[i] = new_socket(a->k.privileged);
+	if (a->k.privileged && i < 2)
+		manage(a, a->fd[i]);
+}
+
+/* Closing is an event for the driver; some are closed with requests unread. */
+static void reopen(struct actor *a, int i)
+{
+	close(a->fd[i]);
+	open_socket(a, i);
+}
+
+/* The keys of before would not be those of this drive. */
+static bool attach(struct actor *a, uint32_t drive)
+{
+	command(a, 0, SPICEBD_CMD_DRIVE_ADD, drive);
+	a->k.nr_keys = 0;
+	command(a, 0, SPICEBD_CMD_ATTACH, drive);
+	return a->k.nr_keys;
+}
+
+/* Whoever has the medium before open lets it go first, or never does. */
+static void insert(struct actor *a, uint32_t drive)
+{
+	for (int tries = 0; a->k.nr_keys && tries < 100; tries++) {
+		command(a, 0, SPICEBD_CMD_TRAY_OPEN, drive);
+		if (command(a, 0, SPICEBD_CMD_MEDIUM_INSERT, drive))
+			break;
+		poll(NULL, 0, 2);
+	}
+	command(a, 0, SPICEBD_CMD_TRAY_CLOSE, drive);
+}
+
 /*
  * The way to a medium that is read, which chance alone does not find: attach,
- * bind some sockets, insert. Others may come between any two steps.
+ * bind some sockets, insert. Others may come between any two steps. A socket is
+ * bound once, so there are new ones; the drive before loses its helper with them.
  */
 static void become_helper(struct actor *a)
 {
-	uint32_t drive = WILD_FIRST;
 	static const uint8_t before[] = {
-		SPICEBD_CMD_UNLOCK, SPICEBD_CMD_EJECT, SPICEBD_CMD_DETACH, SPICEBD_CMD_DRIVE_ADD,
-		SPICEBD_CMD_DRIVE_SET,
+		SPICEBD_CMD_THAW, SPICEBD_CMD_UNLOCK, SPICEBD_CMD_EJECT, SPICEBD_CMD_DRIVE_SET,
+		SPICEBD_CMD_LINK_REPORT,
 	};
-	static const uint8_t after[] = {
-		SPICEBD_CMD_TRAY_OPEN, SPICEBD_CMD_MEDIUM_INSERT, SPICEBD_CMD_TRAY_CLOSE,
-	};
+	unsigned int first = fuzz_below(&a->k, WILD_NR);
+	uint32_t drive = WILD_FIRST;
 
-	/* A fuzzed command may have left us a manager of few drives, or of others. */
-	manage(a, a->fd[0]);
-	if (a->role != ROLE_SCOPED)
-		drive += fuzz_below(&a->k, WILD_NR);
-	for (size_t i = 0; i < sizeof(before); i++)
-		command(a, a->fd[0], before[i], drive);
-	/* the keys of before would not be those of this drive */
-	a->k.nr_keys = 0;
-	command(a, a->fd[0], SPICEBD_CMD_ATTACH, drive);
+	for (int i = 0; i < SOCKETS; i++)
+		reopen(a, i);
+	for (unsigned int i = 0; i < WILD_NR; i++) {
+		if (a->role != ROLE_SCOPED)
+			drive = WILD_FIRST + (first + i) % WILD_NR;
+		if (attach(a, drive))
+			break;
+	}
 	for (int i = 1; a->k.nr_keys && i < SOCKETS; i++)
-		command(a, a->fd[i], SPICEBD_CMD_QUEUE_BIND, drive);
-	for (size_t i = 0; i < sizeof(after); i++)
-		command(a, a->fd[0], after[i], drive);
+		command(a, i, SPICEBD_CMD_QUEUE_BIND, drive);
+	for (size_t i = 0; i < sizeof(before); i++)
+		command(a, 0, before[i], drive);
+	insert(a, drive);
 }
 
 static uint16_t family_id(int fd)
@@ -355,26 +428,6 @@ static void become(enum role role)
 		die("unshare");
 }
 
-static void open_sockets(struct actor *a, int first)
-{
-	for (int i = first; i < SOCKETS; i++) {
-		a->fd[i] = new_socket(a->k.privileged);
-		if (a->k.privileged && i < 2)
-			manage(a, a->fd[i]);
-	}
-}
-
-/* Closing is an event for the driver; some are closed with requests unread. */
-static void reopen_one(struct actor *a)
-{
-	int i = fuzz_below(&a->k, SOCKETS);
-
-	close(a->fd[i]);
-	a->fd[i] = new_socket(a->k.privileged);
-	if (a->k.privileged && i < 2)
-		manage(a, a->fd[i]);
-}
-
 int fuzz_actor(enum role role, uint64_t seed, struct counts *c, uint64_t *sum,
 	       uint64_t messages, int *stop)
 {
@@ -393,23 +446,23 @@ int fuzz_actor(enum role role, uint64_t seed, struct counts *c, uint64_t *sum,
 	a->k.memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	a->rx = malloc(RX);
-	a->tx = malloc(BATCH * MSG_MAX + SPICEBD_PIECE_MAX);
+	a->tx = malloc(TX + 2 * MSG_MAX + SPICEBD_PIECE_MAX);
 	if (a->k.memory == MAP_FAILED || !a->rx || !a->tx)
 		die("memory");
-	a->fd[0] = new_socket(a->k.privileged);
+	a->fd[0] = new_socket(false);
 	a->family = family_id(a->fd[0]);
-	if (a->k.privileged)
-		manage(a, a->fd[0]);
-	open_sockets(a, 1);
+	close(a->fd[0]);
+	for (int i = 0; i < SOCKETS; i++)
+		open_socket(a, i);
 	while (!__atomic_load_n(stop, __ATOMIC_RELAXED) &&
 	       __atomic_load_n(sum, __ATOMIC_RELAXED) < messages) {
 		batch(a);
 		__atomic_add_fetch(sum, c->answered - told, __ATOMIC_RELAXED);
 		told = c->answered;
-		if (a->k.privileged && fuzz_one_in(&a->k, 20))
+		if (a->k.privileged && fuzz_one_in(&a->k, 30))
 			become_helper(a);
 		if (fuzz_one_in(&a->k, 60))
-			reopen_one(a);
+			reopen(a, fuzz_below(&a->k, SOCKETS));
 	}
 	return 0;
 }

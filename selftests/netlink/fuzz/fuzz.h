@@ -25,9 +25,9 @@
 #define NR_KEYS		16
 #define NR_COOKIES	64
 #define SOCKETS		4
-#define MSG_MAX		4096
+#define MSG_MAX		16384
 
-enum kind { KIND_U32, KIND_S32, KIND_U64, KIND_FLAG, KIND_BINARY, KIND_NEST };
+enum kind { KIND_U32, KIND_S32, KIND_U64, KIND_FLAG, KIND_BINARY, KIND_STRING, KIND_NEST };
 
 struct attr_spec {
 	const char *name;
@@ -54,6 +54,8 @@ struct cookie {
 	uint64_t cookie;
 	uint32_t op;
 	uint32_t length;
+	unsigned int socket;
+	bool listed;	/* its payload is in registered memory */
 };
 
 /* What an actor knows, and puts into messages. */
@@ -64,8 +66,11 @@ struct knows {
 	uint32_t drive;		/* ... on this one */
 	uint8_t keys[NR_KEYS][KEY_LEN];
 	unsigned int nr_keys;
+	/* the oldest are overwritten; nr counts all there ever were */
 	struct cookie cookies[NR_COOKIES];
-	unsigned int nr_cookies;
+	uint64_t nr_cookies;
+	unsigned int socket;	/* where the message will go */
+	struct cookie now;	/* what it is about */
 	void *memory;
 	size_t memory_len;
 };
@@ -74,6 +79,8 @@ uint64_t fuzz_random(struct knows *k);
 uint32_t fuzz_below(struct knows *k, uint32_t n);
 /* With a chance of 1 in @n. */
 bool fuzz_one_in(struct knows *k, uint32_t n);
+/* A request of this socket, more likely a new one; or any, if it had none. */
+struct cookie fuzz_cookie(struct knows *k, unsigned int socket);
 
 /*
  * A message, with its padding; its length is returned. @last: none follows in

@@ -31,6 +31,8 @@ static const enum role cast[] = {
 	ROLE_MANAGER, ROLE_MANAGER, ROLE_SCOPED, ROLE_NOBODY, ROLE_NAMESPACE,
 };
 #define NR_ACTORS	(sizeof(cast) / sizeof(cast[0]))
+/* Each waits for one request at a time, and some read ahead. */
+#define NR_USERS	8
 
 static const char *const role_names[ROLES] = { "manager", "scoped", "nobody", "namespace" };
 
@@ -125,7 +127,7 @@ static int fuzz(uint64_t seed, uint64_t messages, unsigned int seconds)
 
 	if (s == MAP_FAILED)
 		return 1;
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < NR_USERS; i++)
 		if (start(s, -1, seed ^ (0xabcdefULL << i), 0) < 0)
 			return 1;
 	for (size_t i = 0; i < NR_ACTORS; i++) {

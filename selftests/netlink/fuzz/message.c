@@ -34,6 +34,22 @@ bool fuzz_one_in(struct knows *k, uint32_t n)
 	return !fuzz_below(k, n);
 }
 
+struct cookie fuzz_cookie(struct knows *k, unsigned int socket)
+{
+	unsigned int nr = k->nr_cookies < NR_COOKIES ? k->nr_cookies : NR_COOKIES;
+	struct cookie c = { .cookie = fuzz_random(k) };
+
+	for (int tries = 0; nr && tries < 16; tries++) {
+		/* how old: twice at random makes the smaller ages more likely */
+		unsigned int age = fuzz_below(k, 1 + fuzz_below(k, nr));
+
+		c = k->cookies[(k->nr_cookies - 1 - age) % NR_COOKIES];
+		if (c.socket == socket)
+			break;
+	}
+	return c;
+}
+
 struct out {
 	uint8_t *buf;
 	size_t len;
@@ -92,22 +108,31 @@ static uint64_t sensible(struct knows *k, const struct cmd_spec *c, const struct
 		return 1 + fuzz_below(k, 16);
 	if (is(a, "max-io") || is(a, "block-size"))
 		return 4096U << fuzz_below(k, 4);
+	/* as long as that, users of a drive that has lost its helper wait */
 	if (is(a, "reconnect-timeout") || is(a, "stall-timeout"))
-		return fuzz_below(k, 4);
-	if (is(a, "cookie") && k->nr_cookies)
-		return k->cookies[fuzz_below(k, k->nr_cookies)].cookie;
+		return fuzz_below(k, k->good ? 2 : 4);
+	if (is(a, "link"))
+		return k->good ? SPICEBD_LINK_UP : fuzz_one_in(k, 4);
+	if (is(a, "hold-limit"))
+		return 1 + fuzz_below(k, 2);
+	if (is(a, "cookie"))
+		return k->now.cookie;
 	if (is(a, "size"))
 		return (uint64_t)(1 + fuzz_below(k, 64)) << 16;
 	if (is(a, "queues"))
-		return fuzz_below(k, 4);
+		return k->good ? 0 : fuzz_below(k, 4);
+	if (is(a, "nr-keys"))
+		return k->good ? SOCKETS : 1 + fuzz_below(k, SOCKETS);
 	if (is(a, "buffer-addr"))
 		return (uintptr_t)k->memory;
 	if (is(a, "buffer-len"))
 		return k->memory_len;
 	if (is(a, "discard-align"))
 		return 512U << fuzz_below(k, 8);
-	if (is(a, "error") || is(a, "data-offset"))
-		return 0;
+	if (is(a, "error"))
+		return fuzz_one_in(k, 4) ? fuzz_below(k, 200) : 0;
+	if (is(a, "data-offset"))
+		return fuzz_one_in(k, 4) ? fuzz_below(k, 8) * 512 : 0;
 	return number(k, a);
 }
 
@@ -123,8 +148,8 @@ static size_t answers(struct knows *k, uint8_t *data)
 	for (unsigned int i = 0; i < n; i++) {
 		struct spicebd_io_answer a = { .cookie = fuzz_random(k) };
 
-		if (k->nr_cookies && !fuzz_one_in(k, 8))
-			a.cookie = k->cookies[fuzz_below(k, k->nr_cookies)].cookie;
+		if (!fuzz_one_in(k, 8))
+			a.cookie = fuzz_cookie(k, k->socket).cookie;
 		a.error = fuzz_one_in(k, 3) ? fuzz_below(k, 200) : 0;
 		memcpy(data + i * sizeof(a), &a, sizeof(a));
 	}
@@ -140,9 +165,9 @@ static size_t binary(struct knows *k, const struct attr_spec *a, uint8_t *data, 
 	if (a->max > (uint64_t)a->min) {
 		size_t most = a->max < room ? a->max : room;
 
-		/* of a read, the lengths that reads have */
-		len = is(a, "data") ? 512U << fuzz_below(k, 3) :
-		      a->min + fuzz_below(k, most - a->min + 1);
+		len = a->min + fuzz_below(k, most - a->min + 1);
+		if (is(a, "data"))	/* of a read, what it asks for, or a part */
+			len = k->now.length >> (fuzz_one_in(k, 4) ? fuzz_below(k, 4) : 0);
 		if (len > room)
 			len = room;
 	}
@@ -153,9 +178,22 @@ static size_t binary(struct knows *k, const struct attr_spec *a, uint8_t *data, 
 
 		memcpy(data + i, &v, len - i < 8 ? len - i : 8);
 	}
-	if (is(a, "key") && k->nr_keys && len == KEY_LEN && (k->good || !fuzz_one_in(k, 8)))
+	/* each is good for one socket */
+	if (is(a, "key") && k->good)
+		memcpy(data, k->keys[--k->nr_keys], KEY_LEN);
+	else if (is(a, "key") && k->nr_keys && len == KEY_LEN && !fuzz_one_in(k, 8))
 		memcpy(data, k->keys[fuzz_below(k, k->nr_keys)], KEY_LEN);
 	return len;
+}
+
+/* Of one holder, mostly, so that it thaws what it froze. */
+static size_t string(struct knows *k, const struct attr_spec *a, uint8_t *data)
+{
+	size_t len = !k->good && fuzz_one_in(k, 4) ? fuzz_below(k, a->max + 1) : 1;
+
+	memset(data, !k->good && fuzz_one_in(k, 8) ? fuzz_random(k) : 'h', len);
+	data[len] = k->good || !fuzz_one_in(k, 8) ? 0 : 'x';
+	return len + 1;
 }
 
 /* Attributes that decide whether a command gets anywhere. */
@@ -163,11 +201,22 @@ static bool needed(const struct attr_spec *a)
 {
 	return is(a, "index") || is(a, "key") || is(a, "cookie") || is(a, "medium") ||
 	       is(a, "answers") || is(a, "personality") || is(a, "read-ahead") ||
-	       is(a, "size");
+	       is(a, "reconnect-timeout") || is(a, "size") || is(a, "nr-keys") ||
+	       is(a, "holder") || is(a, "hold-limit");
 }
 
 static bool wanted(struct knows *k, const struct attr_spec *a)
 {
+	/* a helper to be takes what is there; a drive that is held serves nobody */
+	if (k->good && is(a, "force"))
+		return true;
+	if (k->good && is(a, "held-start"))
+		return false;
+	/* a read that succeeded has data, nothing else has */
+	if (is(a, "data") && !fuzz_one_in(k, 8))
+		return k->now.op == SPICEBD_OP_READ;
+	if (is(a, "data-offset") || is(a, "error"))
+		return fuzz_one_in(k, 4);
 	/* address and length come together, or not */
 	if (k->good && !strncmp(a->name, "buffer-", 7))
 		return k->drive & 1;
@@ -179,7 +228,7 @@ static bool wanted(struct knows *k, const struct attr_spec *a)
 static void put_attr(struct knows *k, struct out *o, const struct cmd_spec *c,
 		     const struct attr_spec *a)
 {
-	uint8_t data[MSG_MAX / 2];
+	uint8_t data[MSG_MAX - 1024];
 	uint64_t v = 0;
 	size_t at = o->len, len = 0;
 	struct nlattr h;
@@ -189,7 +238,11 @@ static void put_attr(struct knows *k, struct out *o, const struct cmd_spec *c,
 		put(o, a->type, NULL, 0);
 		return;
 	case KIND_BINARY:
-		len = binary(k, a, data, 1536);
+		len = binary(k, a, data, is(a, "data") ? sizeof(data) : 1536);
+		put(o, a->type, data, len);
+		return;
+	case KIND_STRING:
+		len = string(k, a, data);
 		put(o, a->type, data, len);
 		return;
 	case KIND_NEST:
@@ -310,11 +363,25 @@ static void spare_the_safe(struct out *o)
 	}
 }
 
-/* Making and deleting drives costs a thousand times what the others do. */
+static bool is_answer(uint8_t cmd)
+{
+	return cmd == SPICEBD_CMD_IO_DATA || cmd == SPICEBD_CMD_IO_COMPLETE ||
+	       cmd == SPICEBD_CMD_IO_ANSWERS;
+}
+
+/*
+ * Making and deleting drives costs a thousand times what the others do. And
+ * what takes a medium away is rare enough that there is one, most of the time.
+ */
 static int pick_command(struct knows *k)
 {
+	bool answer = k->nr_cookies && fuzz_one_in(k, 4);
+
 	for (;;) {
 		int i = fuzz_below(k, NR_COMMANDS);
+
+		if (answer && !is_answer(commands[i].cmd))
+			continue;
 
 		switch (commands[i].cmd) {
 		case SPICEBD_CMD_DRIVE_ADD:
@@ -327,7 +394,8 @@ static int pick_command(struct knows *k)
 		case SPICEBD_CMD_TRAY_OPEN:
 		case SPICEBD_CMD_EJECT:
 		case SPICEBD_CMD_LOCK:
-			if (fuzz_one_in(k, 4))
+		case SPICEBD_CMD_FREEZE:
+			if (fuzz_one_in(k, 20))
 				return i;
 			continue;
 		default:
@@ -381,6 +449,7 @@ size_t fuzz_message(struct knows *k, uint8_t *buf, uint16_t family, uint32_t seq
 	};
 
 	*cmd = i;
+	k->now = fuzz_cookie(k, k->socket);
 	put_attrs(k, &o, c);
 	if (fuzz_one_in(k, 3))
 		spoil(k, &o, &g);
