@@ -40,7 +40,7 @@ class Fio:
         return self.process.poll() is None
 
     def verify(self, what):
-        text = self.process.communicate(timeout=600)[0].decode()
+        text = self.process.communicate(timeout=600 * H.SCALE)[0].decode()
         same(self.process.returncode, 0, "%s: fio: %s" % (what, text))
 
 
@@ -101,7 +101,7 @@ def two_helpers_fight_for_a_drive():
             pass
         total = [0, 0]
         for p in fighters:
-            won, lost = map(int, p.communicate(timeout=LONG)[0].split())
+            won, lost = map(int, p.communicate(timeout=LONG * H.SCALE)[0].split())
             same(p.returncode, 0, "a fighter")
             assert won > 2, "one of them had the drive %d times" % won
             total = [total[0] + won, total[1] + lost]

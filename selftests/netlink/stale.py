@@ -48,7 +48,7 @@ class Read(threading.Thread):
         os.close(fd)
 
     def ends(self, what):
-        self.join(LONG)
+        self.join(LONG * H.SCALE)
         assert self.error is not None, what + ": the read does not end"
         same(self.error, 0, what)
         same(self.data[:] == PATTERN, True, what + ": what was read")
@@ -251,7 +251,7 @@ def takeover(port):
 
 def error_of(sock):
     """errno of the answer to what was sent on the socket."""
-    sock.settimeout(LONG)
+    sock.settimeout(LONG * H.SCALE)
     for kind, _, _, body in H.split(sock.recv(1 << 18)):
         same(kind, H.NLMSG_ERROR, "the answer's type")
         return -struct.unpack_from("=i", body)[0]

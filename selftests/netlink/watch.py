@@ -4,7 +4,7 @@ import glob
 import os
 import subprocess
 
-from helper import CDROM, DISK, silent, wait_until
+from helper import CDROM, DISK, SCALE, silent, wait_until
 
 LONG = 120
 KIND = {CDROM: "iso9660", DISK: "ext4"}
@@ -63,7 +63,7 @@ class User:
     def end(self, what):
         """Its exit status; it ends, or the test fails."""
         try:
-            return self.process.wait(LONG)
+            return self.process.wait(LONG * SCALE)
         except subprocess.TimeoutExpired:
             raise AssertionError("%s: %s does not end; stuck: %r" %
                                  (what, self.command, blocked())) from None
