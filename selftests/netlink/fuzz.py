@@ -8,7 +8,7 @@
 # has got anything done, and every drive can still be deleted, made and read.
 #
 #   SPICEBD_FUZZ_MESSAGES   how many the kernel has to answer (default 20000)
-#   SPICEBD_FUZZ_SECONDS    limit for them (default 500)
+#   SPICEBD_FUZZ_SECONDS    limit for them (default 400; a slow machine stretches it)
 #   SPICEBD_FUZZ_SEED       default: another one each time
 #
 # Built before, by fuzz/build. It leaves its figures in $SPICEBD_SHARE.
@@ -26,7 +26,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FUZZ = os.path.join(HERE, "../../build/tests/netlink_fuzz")
 SAFE, WILD = (62, 63), (2, 3, 4, 5)
 MESSAGES = int(os.environ.get("SPICEBD_FUZZ_MESSAGES", "20000"))
-SECONDS = int(os.environ.get("SPICEBD_FUZZ_SECONDS", "500"))
+SECONDS = int(os.environ.get("SPICEBD_FUZZ_SECONDS", "400")) * H.SCALE
 SEED = int(os.environ.get("SPICEBD_FUZZ_SEED", "0")) or \
     int.from_bytes(os.urandom(4), "little") | 1
 # What anybody may do.
@@ -76,11 +76,13 @@ def fuzz():
             json.dump(result, f)
     assert result["messages"] >= MESSAGES, "too slow: %d of %d messages in %d s" % (
         result["messages"], MESSAGES, SECONDS)
-    assert sum(a["requests"] for a in result["actors"]) > 10, "next to nothing was asked for"
     # What never succeeds is not tested behind its first check.
-    for command in ("attach", "queue-bind", "medium-insert", "tray-open", "io-complete",
-                    "lock", "unlock", "drive-set", "key-new", "link-report"):
+    for command in ("attach", "queue-bind", "medium-insert", "tray-open", "lock", "unlock",
+                    "drive-set", "key-new", "link-report"):
         assert done.get(command), command + " never succeeded"
+    for command in ("io-complete", "io-answers"):
+        assert done.get(command, 0) >= MESSAGES // 1000, "only %d %s succeeded" % (
+            done.get(command, 0), command)
 
 
 def users_without_rights_got_nothing_done():

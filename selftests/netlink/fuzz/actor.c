@@ -27,6 +27,9 @@
 #define TX		(96 * 1024)
 #define RCVBUF		(4 << 20)
 #define MEMORY		(1 << 20)
+/* How long, in rounds of at most AWAIT ms, a helper serves before it goes on. */
+#define SERVE		60
+#define AWAIT		10
 /* Places in fuzz_commands of the last messages, by sequence number. */
 #define SENT		4096
 
@@ -40,6 +43,7 @@ static size_t attr_step(const struct nlattr *h, size_t left)
 
 struct actor {
 	enum role role;
+	unsigned int number;
 	struct knows k;
 	struct counts *c;
 	int fd[SOCKETS];
@@ -252,14 +256,19 @@ static void await_requests(struct actor *a)
 
 	for (int i = 0; i < SOCKETS; i++)
 		p[i] = (struct pollfd){ .fd = a->fd[i], .events = POLLIN };
-	poll(p, SOCKETS, 10);
+	poll(p, SOCKETS, AWAIT);
 }
 
-static void batch(struct actor *a)
+static void drain_all(struct actor *a)
 {
-	/* what asks for things goes to the first, answers to any */
-	unsigned int s = fuzz_one_in(&a->k, 3) ? 0 : fuzz_below(&a->k, SOCKETS);
-	unsigned int n = 1 + fuzz_below(&a->k, BATCH);
+	for (int i = 0; i < SOCKETS; i++)
+		drain(a, i);
+}
+
+/* @most messages, or fewer, on socket @s. */
+static void send_some(struct actor *a, unsigned int s, unsigned int most)
+{
+	unsigned int n = 1 + fuzz_below(&a->k, most);
 	size_t len = 0;
 
 	a->k.socket = s;
@@ -278,15 +287,45 @@ static void batch(struct actor *a)
 			die("send");
 		drain(a, s);
 	}
-	for (int i = 0; a->k.nr_cookies && i < 8; i++) {
-		s = 1 + fuzz_below(&a->k, SOCKETS - 1);
-		len = good_answer(a, a->tx, s);
-		if (len && send(a->fd[s], a->tx, len, 0) >= 0)
-			a->c->sent++;
+}
+
+static void send_good_answer(struct actor *a)
+{
+	unsigned int s = 1 + fuzz_below(&a->k, SOCKETS - 1);
+	size_t len = good_answer(a, a->tx, s);
+
+	if (send(a->fd[s], a->tx, len, 0) >= 0)
+		a->c->sent++;
+}
+
+static void batch(struct actor *a)
+{
+	/* what asks for things goes to the first, answers to any */
+	send_some(a, fuzz_one_in(&a->k, 3) ? 0 : fuzz_below(&a->k, SOCKETS), BATCH);
+	for (int i = 0; a->k.nr_cookies && i < 4; i++)
+		send_good_answer(a);
+	/* who has no rights is answered so cheaply that there would be no others */
+	if (!a->k.privileged)
+		poll(NULL, 0, AWAIT);
+	drain_all(a);
+}
+
+/*
+ * A while in which this actor does nothing against its own drive: some users
+ * get to their reads, whose answers are right, nearly right, or late.
+ */
+static void serve(struct actor *a, const int *stop)
+{
+	a->k.serving = true;
+	for (int i = 0; i < SERVE && !__atomic_load_n(stop, __ATOMIC_RELAXED); i++) {
+		await_requests(a);
+		drain_all(a);
+		send_some(a, 1 + fuzz_below(&a->k, SOCKETS - 1), 4);
+		for (int j = 0; j < 4; j++)
+			send_good_answer(a);
+		drain_all(a);
 	}
-	await_requests(a);
-	for (int i = 0; i < SOCKETS; i++)
-		drain(a, i);
+	a->k.serving = false;
 }
 
 /* Did it succeed? */
@@ -348,45 +387,53 @@ static bool attach(struct actor *a, uint32_t drive)
 	return a->k.nr_keys;
 }
 
-/* Whoever has the medium before open lets it go first, or never does. */
-static void insert(struct actor *a, uint32_t drive)
+/*
+ * Whoever has the medium before open lets it go first, or never does. Did it
+ * succeed?
+ */
+static bool insert(struct actor *a, uint32_t drive)
 {
-	for (int tries = 0; a->k.nr_keys && tries < 100; tries++) {
+	bool done = false;
+
+	for (int tries = 0; !done && tries < 100; tries++) {
 		command(a, 0, SPICEBD_CMD_TRAY_OPEN, drive);
-		if (command(a, 0, SPICEBD_CMD_MEDIUM_INSERT, drive))
-			break;
-		poll(NULL, 0, 2);
+		done = command(a, 0, SPICEBD_CMD_MEDIUM_INSERT, drive);
+		if (!done)
+			poll(NULL, 0, 2);
 	}
 	command(a, 0, SPICEBD_CMD_TRAY_CLOSE, drive);
+	return done;
 }
 
 /*
  * The way to a medium that is read, which chance alone does not find: attach,
  * bind some sockets, insert. Others may come between any two steps. A socket is
  * bound once, so there are new ones; the drive before loses its helper with them.
+ * Each actor tries another drive first, and the scoped one has only the first.
+ * Is there a medium now?
  */
-static void become_helper(struct actor *a)
+static bool become_helper(struct actor *a)
 {
 	static const uint8_t before[] = {
 		SPICEBD_CMD_THAW, SPICEBD_CMD_UNLOCK, SPICEBD_CMD_EJECT, SPICEBD_CMD_DRIVE_SET,
 		SPICEBD_CMD_LINK_REPORT,
 	};
-	unsigned int first = fuzz_below(&a->k, WILD_NR);
 	uint32_t drive = WILD_FIRST;
+	bool bound = false;
 
 	for (int i = 0; i < SOCKETS; i++)
 		reopen(a, i);
 	for (unsigned int i = 0; i < WILD_NR; i++) {
 		if (a->role != ROLE_SCOPED)
-			drive = WILD_FIRST + (first + i) % WILD_NR;
+			drive = WILD_FIRST + (1 + a->number + i) % WILD_NR;
 		if (attach(a, drive))
 			break;
 	}
 	for (int i = 1; a->k.nr_keys && i < SOCKETS; i++)
-		command(a, i, SPICEBD_CMD_QUEUE_BIND, drive);
+		bound |= command(a, i, SPICEBD_CMD_QUEUE_BIND, drive);
 	for (size_t i = 0; i < sizeof(before); i++)
 		command(a, 0, before[i], drive);
-	insert(a, drive);
+	return bound && insert(a, drive);
 }
 
 static uint16_t family_id(int fd)
@@ -428,16 +475,15 @@ static void become(enum role role)
 		die("unshare");
 }
 
-int fuzz_actor(enum role role, uint64_t seed, struct counts *c, uint64_t *sum,
-	       uint64_t messages, int *stop)
+int fuzz_actor(enum role role, unsigned int number, uint64_t seed, struct counts *c, int *stop)
 {
 	struct actor *a = calloc(1, sizeof(*a));
-	uint64_t told = 0;
 
 	if (!a)
 		die("memory");
 	become(role);
 	a->role = role;
+	a->number = number;
 	a->c = c;
 	/* 0 is the one state that xorshift does not leave */
 	a->k.rnd = seed ? seed : 1;
@@ -454,13 +500,10 @@ int fuzz_actor(enum role role, uint64_t seed, struct counts *c, uint64_t *sum,
 	close(a->fd[0]);
 	for (int i = 0; i < SOCKETS; i++)
 		open_socket(a, i);
-	while (!__atomic_load_n(stop, __ATOMIC_RELAXED) &&
-	       __atomic_load_n(sum, __ATOMIC_RELAXED) < messages) {
+	while (!__atomic_load_n(stop, __ATOMIC_RELAXED)) {
 		batch(a);
-		__atomic_add_fetch(sum, c->answered - told, __ATOMIC_RELAXED);
-		told = c->answered;
-		if (a->k.privileged && fuzz_one_in(&a->k, 30))
-			become_helper(a);
+		if (a->k.privileged && fuzz_one_in(&a->k, 20) && become_helper(a))
+			serve(a, stop);
 		if (fuzz_one_in(&a->k, 60))
 			reopen(a, fuzz_below(&a->k, SOCKETS));
 	}

@@ -63,6 +63,7 @@ struct knows {
 	uint64_t rnd;
 	bool privileged;
 	bool good;		/* messages that ought to succeed */
+	bool serving;		/* answers only */
 	uint32_t drive;		/* ... on this one */
 	uint8_t keys[NR_KEYS][KEY_LEN];
 	unsigned int nr_keys;
@@ -104,9 +105,8 @@ struct counts {
 
 enum role { ROLE_MANAGER, ROLE_SCOPED, ROLE_NOBODY, ROLE_NAMESPACE, ROLES };
 
-/* Sends until *sum of all actors has reached @messages or *stop is set. */
-int fuzz_actor(enum role role, uint64_t seed, struct counts *c, uint64_t *sum,
-	       uint64_t messages, int *stop);
+/* Sends until *stop is set; @number: among all actors. */
+int fuzz_actor(enum role role, unsigned int number, uint64_t seed, struct counts *c, int *stop);
 
 int fuzz_io(int nr, char **devices, uint64_t seed);
 

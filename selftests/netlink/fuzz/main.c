@@ -6,7 +6,9 @@
  *	netlink_fuzz io SEED DEVICE		verified traffic, until SIGTERM
  *
  * The last line of the first is an object in JSON: what was sent, answered, and
- * came of it. Only what the kernel answered counts as a message.
+ * came of it. Only what the kernel answered counts as a message. It also goes on
+ * until one of DEEP messages was an answer that ended a request, in a message of
+ * its own, and in a list.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,6 +26,7 @@
 #include <unistd.h>
 
 #include <linux/cdrom.h>
+#include <linux/spicebd.h>
 
 #include "fuzz.h"
 
@@ -31,13 +34,13 @@ static const enum role cast[] = {
 	ROLE_MANAGER, ROLE_MANAGER, ROLE_SCOPED, ROLE_NOBODY, ROLE_NAMESPACE,
 };
 #define NR_ACTORS	(sizeof(cast) / sizeof(cast[0]))
+#define DEEP		1000
 /* Each waits for one request at a time, and some read ahead. */
 #define NR_USERS	8
 
 static const char *const role_names[ROLES] = { "manager", "scoped", "nobody", "namespace" };
 
 struct shared {
-	uint64_t answered;
 	int stop;
 	uint64_t opened;
 	struct counts counts[NR_ACTORS];
@@ -81,7 +84,7 @@ static void user(struct shared *s, uint64_t seed)
 }
 
 /* None outlives us; a user may sit in a read until its drive is deleted. */
-static pid_t start(struct shared *s, int i, uint64_t seed, uint64_t messages)
+static pid_t start(struct shared *s, int i, uint64_t seed)
 {
 	pid_t pid = fork();
 
@@ -90,7 +93,33 @@ static pid_t start(struct shared *s, int i, uint64_t seed, uint64_t messages)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (i < 0)
 		user(s, seed);
-	_exit(fuzz_actor(cast[i], seed, &s->counts[i], &s->answered, messages, &s->stop));
+	_exit(fuzz_actor(cast[i], i, seed, &s->counts[i], &s->stop));
+}
+
+static uint64_t answered(const struct shared *s)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < NR_ACTORS; i++)
+		n += __atomic_load_n(&s->counts[i].answered, __ATOMIC_RELAXED);
+	return n;
+}
+
+static uint64_t succeeded(const struct shared *s, uint8_t cmd)
+{
+	uint64_t n = 0;
+
+	for (int c = 0; c < fuzz_nr_commands; c++)
+		for (size_t i = 0; fuzz_commands[c].cmd == cmd && i < NR_ACTORS; i++)
+			n += __atomic_load_n(&s->counts[i].done[c], __ATOMIC_RELAXED);
+	return n;
+}
+
+static bool enough(const struct shared *s, uint64_t messages)
+{
+	return answered(s) >= messages &&
+	       succeeded(s, SPICEBD_CMD_IO_COMPLETE) >= messages / DEEP &&
+	       succeeded(s, SPICEBD_CMD_IO_ANSWERS) >= messages / DEEP;
 }
 
 static void print_counts(const struct counts *c, int actor)
@@ -128,15 +157,15 @@ static int fuzz(uint64_t seed, uint64_t messages, unsigned int seconds)
 	if (s == MAP_FAILED)
 		return 1;
 	for (int i = 0; i < NR_USERS; i++)
-		if (start(s, -1, seed ^ (0xabcdefULL << i), 0) < 0)
+		if (start(s, -1, seed ^ (0xabcdefULL << i)) < 0)
 			return 1;
 	for (size_t i = 0; i < NR_ACTORS; i++) {
-		pids[i] = start(s, i, seed + i * 0x9e3779b97f4a7c15ULL, messages);
+		pids[i] = start(s, i, seed + i * 0x9e3779b97f4a7c15ULL);
 		if (pids[i] < 0)
 			return 1;
 	}
-	for (unsigned int t = 0; t < seconds && s->answered < messages; t++)
-		poll(NULL, 0, 1000);
+	for (unsigned int t = 0; t < 4 * seconds && !enough(s, messages); t++)
+		poll(NULL, 0, 250);
 	__atomic_store_n(&s->stop, 1, __ATOMIC_RELAXED);
 	for (size_t i = 0; i < NR_ACTORS; i++) {
 		int status;
@@ -145,7 +174,7 @@ static int fuzz(uint64_t seed, uint64_t messages, unsigned int seconds)
 			bad = 1;
 	}
 	printf("{\"seed\":%llu,\"messages\":%llu,\"opened\":%llu,\"actors\":[",
-	       (unsigned long long)seed, (unsigned long long)s->answered,
+	       (unsigned long long)seed, (unsigned long long)answered(s),
 	       (unsigned long long)s->opened);
 	for (size_t i = 0; i < NR_ACTORS; i++) {
 		print_counts(&s->counts[i], i);
