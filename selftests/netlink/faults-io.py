@@ -8,7 +8,6 @@
 # kernel with fault injection, and build/tests/netlink_fuzz (fuzz/build).
 import errno
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -25,7 +24,8 @@ SEED = int(os.environ.get("SPICEBD_FUZZ_SEED", "0")) or \
     int.from_bytes(os.urandom(4), "little") | 1
 # Faults that have to have happened.
 FAULTS = int(os.environ.get("SPICEBD_FAULTS", "200"))
-ROUNDS = int(os.environ.get("SPICEBD_FAULT_ROUNDS", "40"))
+# So many cycles without one, with ever more room, are the end.
+SPARED = 3
 
 
 def serve(memory):
@@ -96,30 +96,46 @@ def cycle(h, index, watch):
 F = H.F_FLUSH | H.F_FUA
 
 
+def one_fault(h, index, watch, point, space):
+    """A medium in and out; did an allocation fail?"""
+    with inject.once(point, space) as failed:
+        cycle(h, index, watch)
+        # Its own answer may be what finds no memory: then nothing has changed.
+        error = h.eject(True)
+        if error == errno.ENOMEM:
+            error = h.eject(True)
+        same(error, 0, "eject")
+        assert wait_until(lambda: not h.ctl.drive(index)["medium"]), "not ejected"
+        # What shows and hides it is a worker's.
+        assert wait_until(lambda: any("DISK_MEDIA_CHANGE" in e for e in watch.read(0.05)), 30), \
+            "no uevent of the eject"
+        return failed()
+
+
+def every_fault(h, index, watch, point, step):
+    """The first allocation fails, then one behind so much that was allocated, and
+    so on until nothing is left to fail."""
+    fired = space = spared = 0
+    while spared < SPARED:
+        if one_fault(h, index, watch, point, space):
+            fired += 1
+            spared = 0
+        else:
+            spared += 1
+        space += max(step, space // 8)
+    print("# %s: an allocation failed in %d cycles, the last after %d %s" % (
+        point, fired, space, "pages" if point == "fail_page_alloc" else "bytes"), flush=True)
+    assert fired, "%s: nothing failed" % point
+
+
 def media(index):
-    rnd = random.Random(SEED)
     with module("drives=cdrom,disk"):
         inject.setup()
         h = Helper(index, 4 << 20)
         h.store.write(0, os.urandom(65536))
         watch = Uevents()
-        fired = 0
-        most = 1 << 16
-        for _ in range(ROUNDS):
-            # After so many bytes of allocations the next one fails.
-            with inject.anybody(100, 1, rnd.randrange(most)) as failed:
-                cycle(h, index, watch)
-                if failed():
-                    fired += 1
-                else:
-                    most = max(most // 2, 4096)
-                error = h.eject(True)
-                assert error == 0, "eject: error %d" % error
-            assert wait_until(lambda: not h.ctl.drive(index)["medium"]), "not ejected"
-            if fired % 4 == 0 and not failed():
-                most *= 2
-        print("# seed %d: %d cycles, in %d of them an allocation failed" % (SEED, ROUNDS, fired))
-        assert fired > ROUNDS // 4, "hardly anything failed"
+        every_fault(h, index, watch, "failslab", 96)
+        every_fault(h, index, watch, "fail_page_alloc", 1)
         # and without faults
         cycle(h, index, watch)
         with open("/dev/spicebd%d" % index, "rb", buffering=0) as f:

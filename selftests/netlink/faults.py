@@ -5,9 +5,11 @@
 # Every allocation that a command makes fails once: the first, the second, and
 # so on until there is none left to fail. The command then says that there was
 # no memory and has changed nothing, or it succeeds all the same; the next try
-# succeeds. Needs a kernel with fault injection, and no udev. With
-# SPICEBD_FAULTS_SHORT only some of those that are many.
+# succeeds. Likewise with what dispatches a request, which always succeeds.
+# Needs a kernel with fault injection, and no udev. With SPICEBD_FAULTS_SHORT
+# only some of those that are many.
 import errno
+import mmap
 import os
 import random
 import socket
@@ -209,6 +211,54 @@ def inserting_into_a_disk():
     insert_and_eject(1)
 
 
+def direct(fd, write, offset, data, length):
+    """A request that is dispatched by this very thread."""
+    page = mmap.mmap(-1, length)
+    if write:
+        page[:] = data
+        same(os.pwritev(fd, [page], offset), length, "what was written")
+    else:
+        same(os.preadv(fd, [page], offset), length, "what was read")
+        same(page[:] == data, True, "the data of a read")
+    page.close()
+
+
+def dispatch(memory):
+    """No I/O fails for want of memory, and its data is right."""
+    h = Helper(1, 4 << 20, memory=memory)
+    h.insert()
+    fd = os.open("/dev/spicebd1", os.O_RDWR | os.O_DIRECT)
+    for length in (4096, 256 << 10):
+        data = os.urandom(length)
+        offset = 1 << 20
+
+        def stored():
+            same(h.store.read(offset, length) == data, True, "the data of a write")
+
+        every_allocation("write of %d bytes" % length,
+                         lambda: direct(fd, True, offset, data, length),
+                         lambda _: stored(),
+                         begin=lambda: h.store.write(offset, bytes(length)))
+        every_allocation("read of %d bytes" % length,
+                         lambda: direct(fd, False, offset, data, length), nothing)
+    every_allocation("flush", lambda: os.fsync(fd), nothing,
+                     begin=lambda: direct(fd, True, 0, bytes(4096), 4096))
+    os.close(fd)
+    stats = h.ctl.stats(1)
+    same((stats["errors"], stats["refused"]), (0, 0), "errors, refused")
+    assert wait_until(lambda: not h.ctl.drive(1)["openers"]), "still open"
+    same(h.eject(True), 0, "eject")
+    h.close()
+
+
+def dispatching_in_messages():
+    dispatch(0)
+
+
+def dispatching_with_memory():
+    dispatch(1 << 20)
+
+
 def what_needs_little():
     nl = Netlink().manage()
     index = attr(H.A_INDEX, 0)
@@ -262,5 +312,6 @@ def with_faults(test):
 
 run(*map(with_faults, (
     adding_a_disk, adding_a_cdrom, deleting, attaching, binding, binding_with_memory,
-    inserting_into_a_cdrom, inserting_into_a_disk, what_needs_little,
+    inserting_into_a_cdrom, inserting_into_a_disk, dispatching_in_messages,
+    dispatching_with_memory, what_needs_little,
     a_listener_learns_that_it_missed_something)))

@@ -91,6 +91,19 @@ class Nth:
 
 
 @contextlib.contextmanager
+def once(point, space):
+    """One allocation of any thread fails, after so many bytes (failslab) or
+    pages (fail_page_alloc); yields whether it has come to that."""
+    put(point, "space", space)
+    put(point, "times", 1)
+    put(point, "probability", 100)
+    try:
+        yield lambda: get(point, "times") == 0
+    finally:
+        put(point, "probability", 0)
+
+
+@contextlib.contextmanager
 def anybody(percent, times=TIMES, space=0):
     """Allocations of any thread fail; yields how many did so far."""
     for point in POINTS:
