@@ -478,8 +478,10 @@ struct sbd_drive *sbd_drive_add(const struct sbd_drive_params *p,
 			goto free_disk;
 	}
 	ret = device_add_disk(NULL, d->disk, sbd_sysfs_groups);
-	if (ret)
+	if (ret) {
+		*why = "the block layer did not take the disk";
 		goto free_cdrom;
+	}
 
 	sbd_drive_hold(d);	/* for the caller */
 	spin_lock(&sbd_table_lock);
