@@ -9,6 +9,8 @@ import subprocess
 import threading
 import time
 
+from helper import SCALE
+
 BLOCK = 4096
 RUN = 16			# blocks of one request, at most
 EMPTY = {errno.ENOMEDIUM, errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EBUSY}
@@ -235,7 +237,7 @@ class Fio(User):
 
 
 def wait_until(test, limit, step=0.1):
-    end = time.monotonic() + limit
+    end = time.monotonic() + limit * SCALE
     while not test():
         if time.monotonic() > end:
             return False

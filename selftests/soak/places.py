@@ -9,6 +9,8 @@ import subprocess
 import threading
 import time
 
+from helper import SCALE
+
 PASSWORD, LISTEN, PROXY = "/run/soak/password", 5930, 5931
 HERE = os.path.dirname(os.path.abspath(__file__))
 MIB = 1 << 20
@@ -16,7 +18,7 @@ MIB = 1 << 20
 
 def run(*cmd, limit=90):
     return subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=limit, check=False)
+                          stderr=subprocess.STDOUT, text=True, timeout=limit * SCALE, check=False)
 
 
 def ctl(*args, limit=90):
@@ -81,7 +83,7 @@ def kill_dead(pid, limit=60):
         return False
     try:
         signal.pidfd_send_signal(fd, signal.SIGKILL)
-        return bool(select.select([fd], [], [], limit)[0])
+        return bool(select.select([fd], [], [], limit * SCALE)[0])
     except ProcessLookupError:
         return False
     finally:
@@ -159,7 +161,7 @@ class Medium:
         return self.path
 
     def insert(self, limit=60):
-        end = time.monotonic() + limit
+        end = time.monotonic() + limit * SCALE
         while True:
             args = [] if self.cdrom else ["--read-write"]
             p = run("spicebdctl", "insert", str(self.index), self.source(), *args, limit=120)
