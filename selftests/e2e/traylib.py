@@ -20,10 +20,10 @@ import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "..", "netlink"))
-from helper import Uevents  # noqa: E402 pylint: disable=wrong-import-position
+from helper import SCALE, Uevents  # noqa: E402 pylint: disable=wrong-import-position
 
 RUN = os.environ.get("SPICEBD_RUN_DIR", "/run/spicebd")
-PATIENCE = 40		# seconds; for an emulated machine that is busy
+PATIENCE = 40 * SCALE	# seconds; for an emulated machine that is busy
 IMAGE_SIZE = 1440 << 10
 
 CDROM, DISK = "cdrom", "disk"
@@ -57,7 +57,7 @@ def until(test, what, seconds=PATIENCE):
 
 def sh(command, check=True):
     p = subprocess.run(["sh", "-c", command], capture_output=True, text=True,
-                       timeout=120, check=False)
+                       timeout=120 * SCALE, check=False)
     if check and p.returncode:
         raise AssertionError(f"{command}: exit status {p.returncode}: "
                              f"{p.stdout}{p.stderr}")

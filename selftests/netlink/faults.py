@@ -83,13 +83,19 @@ def absent(nl, index):
     return index not in [d["index"] for d in nl.drives()]
 
 
-def delete(nl, index):
-    same(nl.verb(H.DRIVE_DEL, index, True), 0, "delete")
-    assert wait_until(lambda: absent(nl, index)), "the drive stays"
+def listener():
+    """One that an event without memory does not stop."""
+    return Netlink(1 << 20).subscribe()
+
+
+def is_gone(watch):
+    """Only then the number is free."""
+    assert watch.wait_event(60, lambda e: e["event"] == "drive_removed" and
+                            e["index"] == INDEX), "the drive stays"
 
 
 def add(personality):
-    nl = Netlink().manage()
+    nl, watch = Netlink().manage(), listener()
 
     def act():
         return nl.add(personality, index=INDEX, nr_queues=2, depth=2)
@@ -98,8 +104,13 @@ def add(personality):
         assert absent(nl, INDEX), "there is a drive after a failed add"
         assert not os.path.exists("/sys/block/spicebd%d" % INDEX)
 
-    every_allocation("add", act, lambda _: delete(nl, INDEX), unchanged=unchanged, atleast=20,
+    def undo(_):
+        same(nl.verb(H.DRIVE_DEL, INDEX, True), 0, "delete")
+        is_gone(watch)
+
+    every_allocation("add", act, undo, unchanged=unchanged, atleast=20,
                      clean=CLEAN + (NO_NAME,))
+    watch.close()
     nl.close()
 
 
@@ -112,11 +123,11 @@ def adding_a_disk():
 
 
 def deleting():
-    nl = Netlink().manage()
+    nl, watch = Netlink().manage(), listener()
     every_allocation("delete", lambda: nl.do(H.DRIVE_DEL, attr(H.A_INDEX, INDEX)),
-                     lambda _: wait_until(lambda: absent(nl, INDEX)),
-                     begin=lambda: absent(nl, INDEX) and nl.add(H.DISK, index=INDEX,
-                                                                nr_queues=1, depth=1))
+                     lambda _: is_gone(watch),
+                     begin=lambda: nl.add(H.DISK, index=INDEX, nr_queues=1, depth=1))
+    watch.close()
     nl.close()
 
 
