@@ -32,24 +32,13 @@ def may_fail(pid, yes):
             f.write("1" if yes else "0")
 
 
-def range_of(function):
-    """From a function of the kernel's own to the next."""
-    at = []
-    with open("/proc/kallsyms", encoding="ascii") as f:
-        symbols = [line.split() for line in f]
-    at = [int(w[0], 16) for w in symbols if w[2] == function and len(w) == 3]
-    assert len(at) == 1, "no function " + function
-    return at[0], min(a for a in (int(w[0], 16) for w in symbols if w[1] in "tT")
-                      if a > at[0])
-
-
 def a_daemon_whose_messages_find_no_memory():
     inject.need()
     sh("truncate -s 8M /tmp/disk.img")
     sh("spicebdctl insert --disk /tmp/disk.img")
     drive = sh("spicebdctl list --json | jq -r '[.[] | select(.medium != null)][0].drive'").strip()
     pid = pid_of_the_daemon()
-    inject.setup(range_of("netlink_sendmsg"))
+    inject.setup(inject.range_of("netlink_sendmsg"))
     for point in inject.POINTS:
         inject.put(point, "task-filter", "Y")
     io = subprocess.Popen([FUZZ, "io", "1", "/dev/" + drive], stdout=subprocess.PIPE, text=True)

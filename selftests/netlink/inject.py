@@ -33,22 +33,28 @@ def get(point, name):
         return int(f.read())
 
 
-def text_of(test):
-    """The range of the functions whose line in kallsyms passes the test."""
-    found = []
+def functions():
+    """Address, name and module of each; to be asked again when the module was
+    loaded anew."""
     with open("/proc/kallsyms", encoding="ascii") as f:
-        for line in f:
-            words = line.split()
-            if words[1] in "tT" and test(words):
-                found.append(int(words[0], 16))
-    assert found and min(found), "kallsyms does not tell the functions"
-    return min(found), max(found)
+        words = [line.split() for line in f]
+    found = [(int(w[0], 16), w[2], w[3] if len(w) > 3 else "") for w in words
+             if w[1] in "tT"]
+    assert any(f[0] for f in found), "kallsyms does not tell the functions"
+    return found
 
 
 def module_text():
-    """The module's functions; to be asked again when it was loaded anew."""
-    low, high = text_of(lambda w: len(w) > 3 and w[3] == "[spicebd]")
-    return low, high + 4096
+    """The range of the module's functions."""
+    ours = [at for at, _, module in functions() if module == "[spicebd]"]
+    return min(ours), max(ours) + 4096
+
+
+def range_of(name):
+    """From this function to the next."""
+    all_of_them = functions()
+    at, = [f[0] for f in all_of_them if f[1] == name]
+    return at, min(f[0] for f in all_of_them if f[0] > at)
 
 
 def setup(text=None):
