@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import helper as H
 from helper import Helper, Netlink, wait_until
@@ -55,6 +56,7 @@ def serve_the_safe_drives():
 
 
 def fuzz():
+    began = time.monotonic()
     p = start("fuzz", FUZZ, str(SEED), str(MESSAGES), str(SECONDS))
     lines = p.stdout.read().splitlines()
     same(p.wait(), 0, "exit status of the fuzzer")
@@ -64,8 +66,8 @@ def fuzz():
         for into, what in ((errors, "errors"), (done, "done")):
             for k, v in a[what].items():
                 into[k] = into.get(k, 0) + v
-    print("# seed %d: %d messages answered, %d opens, %d requests given to the fuzzer"
-          % (SEED, result["messages"], result["opened"],
+    print("# seed %d: %d messages answered in %d s, %d opens, %d requests given to the fuzzer"
+          % (SEED, result["messages"], time.monotonic() - began, result["opened"],
              sum(a["requests"] for a in result["actors"])))
     print("# errors: " + " ".join("%s:%d" % (os.strerror(int(k)).replace(" ", "_"), v)
                                   for k, v in sorted(errors.items(), key=lambda e: -e[1])))

@@ -320,7 +320,7 @@ static void serve(struct actor *a, const int *stop)
 	for (int i = 0; i < SERVE && !__atomic_load_n(stop, __ATOMIC_RELAXED); i++) {
 		await_requests(a);
 		drain_all(a);
-		send_some(a, 1 + fuzz_below(&a->k, SOCKETS - 1), 4);
+		send_some(a, 1 + fuzz_below(&a->k, SOCKETS - 1), BATCH / 2);
 		for (int j = 0; j < 4; j++)
 			send_good_answer(a);
 		drain_all(a);

@@ -16,6 +16,7 @@
 
 #define BLOCK	16384
 #define BLOCKS	256
+#define PAUSE_US	5000
 
 static volatile sig_atomic_t over;
 
@@ -70,6 +71,8 @@ static int traffic(const char *device, uint64_t seed, uint64_t *blocks)
 		block = fuzz_below(&k, BLOCKS);
 		if (!bad && rounds[block])
 			bad = check(fd, buf, want, rounds[block], block);
+		/* it is to be there, not to take all the time there is */
+		usleep(PAUSE_US);
 	}
 	for (int i = 0; i < BLOCKS && !bad; i++)
 		if (rounds[i])

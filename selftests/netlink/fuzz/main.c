@@ -21,6 +21,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -93,6 +94,9 @@ static pid_t start(struct shared *s, int i, uint64_t seed)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (i < 0)
 		user(s, seed);
+	/* before those who use drives: these would have all the time there is */
+	if (setpriority(PRIO_PROCESS, 0, -5) < 0)
+		_exit(1);
 	_exit(fuzz_actor(cast[i], i, seed, &s->counts[i], &s->stop));
 }
 
