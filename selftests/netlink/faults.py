@@ -24,13 +24,18 @@ CLEAN = (errno.ENOMEM, errno.ENOBUFS)
 # What the driver core says of a disk for whose name there was no memory.
 NO_NAME = errno.EINVAL
 SHORT = "SPICEBD_FAULTS_SHORT" in os.environ
+# Behind so many not each fails.
+MANY = 20 if SHORT else 60
 # Allocations of one command, at most: more, and it would never end.
 MOST = 3000
 
 
 def step(n):
-    """To the next; in a short run over many, where there are many."""
-    return random.randrange(1, 100) if SHORT and n > 20 else 1
+    """To the next; over some where there are hundreds, as of a new disk, most of
+    them the block layer's; in a short run over many."""
+    if n <= MANY:
+        return 1
+    return random.randrange(1, 200 if SHORT else 20)
 
 
 def attempt(act):
