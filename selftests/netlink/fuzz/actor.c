@@ -409,8 +409,8 @@ static bool insert(struct actor *a, uint32_t drive)
  * The way to a medium that is read, which chance alone does not find: attach,
  * bind some sockets, insert. Others may come between any two steps. A socket is
  * bound once, so there are new ones; the drive before loses its helper with them.
- * Each actor tries another drive first, and the scoped one has only the first.
- * Is there a medium now?
+ * The two managers try the two disks first, and the scoped one has only the first
+ * drive. Is there a medium now?
  */
 static bool become_helper(struct actor *a)
 {
@@ -421,11 +421,12 @@ static bool become_helper(struct actor *a)
 	uint32_t drive = WILD_FIRST;
 	bool bound = false;
 
+	a->k.registers = fuzz_one_in(&a->k, 2);
 	for (int i = 0; i < SOCKETS; i++)
 		reopen(a, i);
 	for (unsigned int i = 0; i < WILD_NR; i++) {
 		if (a->role != ROLE_SCOPED)
-			drive = WILD_FIRST + (1 + a->number + i) % WILD_NR;
+			drive = WILD_FIRST + (1 + 2 * a->number + i) % WILD_NR;
 		if (attach(a, drive))
 			break;
 	}

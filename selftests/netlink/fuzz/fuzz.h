@@ -63,6 +63,7 @@ struct knows {
 	uint64_t rnd;
 	bool privileged;
 	bool good;		/* messages that ought to succeed */
+	bool registers;		/* ... memory, if it binds a socket */
 	bool serving;		/* answers only */
 	uint32_t drive;		/* ... on this one */
 	uint8_t keys[NR_KEYS][KEY_LEN];

@@ -219,7 +219,7 @@ static bool wanted(struct knows *k, const struct attr_spec *a)
 		return fuzz_one_in(k, 4);
 	/* address and length come together, or not */
 	if (k->good && !strncmp(a->name, "buffer-", 7))
-		return k->drive & 1;
+		return k->registers;
 	if (!needed(a))
 		return !fuzz_one_in(k, 2);
 	return k->good || !fuzz_one_in(k, 20);
