@@ -45,22 +45,6 @@ def back(d, ports=2):
         d.expect(t.OFFERS_END)
 
 
-def whole_frames(relay, guest, d, offers):
-    """A client that dies within a frame: the guest gets nothing of it."""
-    share = t.Share(relay.uri, caps=t.CAP_CHECKS, mode="manual", offers=offers)
-    back(d)
-    for cid, port in list(share.ports.items()):
-        share.raw(cid, share.frame(port, t.F_OFFER, t.offer(9, 512, "half"))[:50])
-        share.send(cid, t.PING, bytes(8))	# within what is left of the frame
-    share.kill()
-    gone(d)
-    with t.Share(relay.uri, caps=t.CAP_CHECKS, offers=offers):
-        back(d)
-        t.ok("frames were lost" not in guest.log_text(),
-             "half a frame of a dead client does not reach the guest")
-    gone(d)
-
-
 def lives(relay, guest, image, nbd):
     offers = [t.offer(1, 16 << 20, "m")]
     d = guest.daemon()
@@ -76,7 +60,6 @@ def lives(relay, guest, image, nbd):
     gone(d)
     t.ok(True, "kill -9 of the client: the guest sees the ports go down")
     del handle
-    whole_frames(relay, guest, d, offers)
     share = t.Share(relay.uri, caps=t.CAP_CHECKS, offers=offers, nbd=nbd)
     back(d)
     guest.kill()
