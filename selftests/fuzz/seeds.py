@@ -155,6 +155,11 @@ def link():
         u8(13, 64) + u16(5000) + u8(11) + u16(9000) + link_frame(CREDIT, u32(100), 1) + u8(11) + u16(9000)
     yield up + link_stream() + u8(3, 1, 0) + u16(512) + u8(3) + b"abc" + u8(0)
     yield up + link_stream() + u8(15) + u8(12) + u16(2000) + u8(4, 0) + u8(9, 2)
+    # a transport that may lose bytes: with checks, one of them bent, and without
+    checked = link_up(how=0x32)
+    yield checked + link_stream() + carry + link_frame(CLOSE, u32(0), 1) + u8(13, 128) + u16(0)
+    yield checked + link_stream() + u8(7, DATA, 1, 4) + b"abcd" + u8(70, 1) + u8(9, 0x32) + carry
+    yield link_up(how=0x22) + link_frame(PING, bytes(8))
     yield up + link_up(1) + link_up(2, 4) + link_stream(1) + say(1, 1) + link_stream(2) + u8(14)
     yield up + link_frame(0xf1, b"later") + link_frame(77) + u8(11) + u16(999)
     yield u8(0) + say(0, 0) + u8(4, 16) + u8(9, 2) + u8(15) + u8(12) + u16(1100) + u8(4, 6 + 32) + \
@@ -175,6 +180,9 @@ def share():
         share_frame(CREDIT, u32(500), 1) + done
     write = share_frame(OPEN, u32(2, 4096), 2) + u8(7, 0, 0) + u16(18) + u8(1, DATA, 2, 250) + b"w"
     yield hello + opened + talk + share_frame(CLOSE, u32(0), 1) + done
+    checked = u8(0, 0x22)
+    yield checked + opened + talk + share_frame(CLOSE, u32(0), 1) + done
+    yield checked + write + u8(4, DATA, 2, 4) + b"abcd" + u8(70, 1) + checked + write + done
     yield hello + opened + talk + hello + opened + talk + done + u8(9, 1) + talk
     yield hello + write + u8(0 | 128, 2) + share_frame(OPEN, u32(2, 4096), 1, 1) + done
     yield hello + write * 3 + u8(0, 0) + share_frame(OPEN, u32(2, 9), 1) + u8(9, 1) + u8(9, 9)

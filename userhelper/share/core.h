@@ -60,6 +60,7 @@ struct spicebd_share {
 	char *dir;		/* sockets of folder servers, 0700; or NULL */
 	uint8_t instance[FRAME_UUID_LEN];
 	uint8_t boot_id[FRAME_UUID_LEN];
+	bool checked;		/* frames of the last session were: the links are a guest's */
 	uint64_t read_bytes, write_bytes;
 	size_t windows;		/* given to streams, of SHARE_WINDOWS */
 	uint32_t last_offer;	/* number given out */

@@ -13,6 +13,7 @@
 #include "sock.h"
 
 #define HELLO_WAIT_MS	2000	/* for the link to begin by itself */
+#define HELLO_SOON_MS	300	/* likewise, a guest's, which may not know that it should */
 #define HELLO_RETRY_MS	1000
 #define HELLO_SLOW_MS	10000	/* after ... */
 #define HELLO_SLOW	10	/* ... so many */
@@ -184,7 +185,7 @@ static void ask_for_hello(struct port *p)
 {
 	static const uint8_t rest[FRAME_MAX];
 
-	if (p->tx.checked || p->hello_tries > 1)
+	if (p->tx.checked || p->share->checked || p->hello_tries > 1)
 		port_send_small(p, rest, sizeof(rest));
 	send_empty(p, FRAME_RESYNC);
 }
@@ -208,7 +209,7 @@ static void expect_hello(struct port *p)
 	unsigned int wait = HELLO_RETRY_MS;
 
 	if (!p->hello_tries && !p->lost)
-		wait = HELLO_WAIT_MS;
+		wait = p->share->checked ? HELLO_SOON_MS : HELLO_WAIT_MS;
 	else if (p->hello_tries > HELLO_SLOW)
 		wait = HELLO_SLOW_MS;
 	stop_timer(&p->hello_timer);
@@ -388,6 +389,7 @@ static void on_hello(struct port *p, const struct frame_header *h, const uint8_t
 	p->tx = (struct frame_tx){ .epoch = hello.epoch };
 	p->tx.checked = p->rx.checked = hello.capabilities & FRAME_CAP_CHECKS;
 	p->tx.seed = p->rx.seed = frame_seed(hello.secret);
+	p->share->checked = p->tx.checked;
 	session_progress(p);
 }
 
