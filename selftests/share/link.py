@@ -219,7 +219,9 @@ def share_killed():
     link, daemon, share = started(iso)
     offers(daemon)
     share.p.kill()
-    daemon.expect(t.PORT_DOWN, timeout=s.LIMIT)
+    # The gate has let go of it when its client is told to be gone.
+    while daemon.expect(t.CLIENT, timeout=s.LIMIT).flags:
+        pass
     args = "--uri", link.uri, "--password-file", os.path.join(link.dir, "password"), iso
     # The password was used: who knows nothing else is somebody else.
     other = Share(*args, env={"XDG_STATE_HOME": workdir()})
@@ -244,7 +246,8 @@ def in_use():
     equal(share.stop(), 0, "exit status")
 
 
-def certificates(d):
+def certificates(d, address="127.0.0.1"):
+    """Two authorities, and a server's certificate of the first."""
     s.need("openssl")
 
     def run(*a):
@@ -253,19 +256,19 @@ def certificates(d):
         run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{ca}.key", "-out",
             f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}")
     run("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "req.pem",
-        "-subj", "/CN=127.0.0.1")
+        "-subj", f"/CN={address}")
     with open(f"{d}/ext", "w") as f:
-        f.write("subjectAltName=IP:127.0.0.1\n")
+        f.write(f"subjectAltName=IP:{address}\n")
     run("x509", "-req", "-in", "req.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
         "-out", "cert.pem", "-days", "2", "-extfile", "ext")
     os.chmod(f"{d}/key.pem", 0o600)
 
 
-def tls_link():
+def tls_link(address="127.0.0.1"):
     """A directory with certificates, an ISO, a link that wants TLS, its daemon."""
     s.need(t.LINK)
     d = workdir()
-    certificates(d)
+    certificates(d, address)
     iso = make_iso(f"{d}/disc.iso")
     link = t.Link(f"tls-cert={d}/cert.pem\ntls-key={d}/key.pem\ntls-ca={d}/ca.pem",
                   tcp=True, password=PASSWORD)
@@ -295,6 +298,18 @@ def tls():
     equal(share.stop(), 0, "exit status")
 
 
+def tls_of_another_host():
+    """TLS: a good certificate, but of another host: status 3, and no password is sent"""
+    d, iso, link, daemon = tls_link("192.0.2.7")
+    share = Share("--uri", f"spice://127.0.0.1?tls-port={link.port}", "--ca-file",
+                  f"{d}/ca.pem", "--password-file", os.path.join(link.dir, "password"), iso)
+    equal(share.wait(), 3, share.errors())
+    check("TLS failed" in share.errors(), share.errors())
+    # The link has seen a handshake that was broken off, and nobody who linked.
+    link.wait_log("SSL")
+    check("linked" not in link.log_text(), link.log_text())
+
+
 def tls_again():
     """TLS: a port that is reset, and a link that dies"""
     d, iso, link, daemon = tls_link()
@@ -319,4 +334,4 @@ def tls_again():
 
 if __name__ == "__main__":
     s.run([offer_list, whole_iso, writing, many, eject, wrong_password, link_dies, new_epoch,
-           later_port, share_killed, in_use, tls, tls_again])
+           later_port, share_killed, in_use, tls, tls_of_another_host, tls_again])

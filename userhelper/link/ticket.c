@@ -161,7 +161,12 @@ void ticket_spoken(void)
 
 void ticket_released(void)
 {
-	if (record && !record->spent && by_secret)
+	if (!record)
+		return;
+	/* A share may go when it has spoken and other channels of it are not linked yet. */
+	if (record->spent && !by_secret)
+		use_secret();
+	else if (!record->spent && by_secret)
 		use_password();
 }
 

@@ -8,6 +8,9 @@
  *      ^                                    |
  *      +--- no share, or it went away ------+
  *
+ * A share that spoke before all of its channels were linked has the secret: when
+ * it goes, the password is not good again either.
+ *
  * That a share spoke is written down in link/NAME.ticket of the run directory,
  * so a link that is started again goes on with the secret. Without a password
  * there are no tickets, and all of this does nothing but make secrets.
