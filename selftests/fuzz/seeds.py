@@ -440,6 +440,37 @@ def tlsguard():
     yield u8(3) + b"REDQ" + u32(2, 2, 5000) + bytes(200)
 
 
+def relay_frame(type_, payload=b"", stream=0, op=11, whole=0):
+    return u8(op, type_, stream, len(payload)) + payload + u8(whole)
+
+
+def relay():
+    """Sessions with data and credit, checked and not, and either side's death in each."""
+    g = 0x80
+    for how in (8, 8 + 3):
+        up = u8(0, 2, 0) + u8(9 + g, how, 6, 1) + u8(9, how) + u8(5, 19)
+        stream = relay_frame(OPEN, u32(1, 100000), 1, 11 + g) + u8(6, 1) + \
+            relay_frame(OPENED, u32(4096), 1) + relay_frame(DATA, b"NBDMAGIC", 1) + u8(5, 19)
+        carry = relay_frame(DATA, b"abcd", 1, 11 + g) + u8(6, 1) + \
+            relay_frame(CREDIT, u32(8), 1, 11 + g) + u8(6, 1)
+        big = u8(11, DATA, 1, 220, 0, 0)
+        yield up + stream + carry * 3 + relay_frame(CLOSE, u32(0), 1) + u8(5, 19)
+        yield up + stream + big * 4 + u8(5, 10) + big + u8(5, 19)
+        yield up + stream + big * 6
+        yield up + stream + carry + relay_frame(DATA, b"half", 1, 11, 255) + u8(1, 5, 19, 0, 2, 0)
+        yield up + stream + relay_frame(DATA, b"half", 1, 11 + g, 255) + u8(6, 1, 4, 255, 255, 6, 1) + \
+            u8(5, 19) + u8(9 + g, how + 16, 6, 1, 9, how, 5, 19)
+        yield up + stream + u8(7 + g, 4) + b"junk" + u8(6, 1, 5, 19) + u8(9 + g, how + 16, 6, 1)
+        yield up + stream + u8(7, 4) + b"junk" + u8(5, 19) + u8(9 + g, how + 16, 6, 1, 9, how, 5, 19)
+        yield up + stream + u8(3, 4, 100, 0, 2, 0) + u8(9 + g, how + 24, 6, 1, 9, how, 5, 19)
+        yield up + stream + u8(4, 255, 255) + carry + relay_frame(PING, bytes(8)) + u8(5, 19)
+        yield up + u8(7, 24) + frame_bytes(RESYNC, 0, 0) + u8(5, 19) + u8(9 + g, how + 32, 6, 1)
+        yield up + u8(8 + g, PING, 0, 8) + bytes(8) + u8(30, 1, 0) + u8(6, 1, 5, 19)
+        yield up + b"".join(relay_frame(OPEN, u32(1, 9), n, 11 + g) + u8(6, 1) for n in range(1, 19))
+        yield up + b"".join(u8(9 + g, how + 8 * n, 6, 1) for n in range(2, 20))
+        yield up + relay_frame(OPEN, u32(1, 5 << 20), 1, 11 + g) + u8(6, 1)
+
+
 def main():
     target, folder = sys.argv[1:3]
     os.makedirs(folder, exist_ok=True)

@@ -135,6 +135,9 @@ static void guest_fails(struct relay *r, const char *why)
 {
 	log_warn("port %u: the guest: %s", r->number, why);
 	guest_drop(r->guest, "it broke the protocol");
+	/* That takes a moment; nothing more is heard of it. */
+	r->in_len = 0;
+	frame_rx_init(&r->from_guest, 0);
 }
 
 static bool epochs_in_bounds(struct relay *r)
