@@ -150,6 +150,7 @@ int verb_change(const struct verb *v, int argc, char **argv);
 int verb_tray(const struct verb *v, int argc, char **argv);
 int verb_freeze(const struct verb *v, int argc, char **argv);
 int verb_thaw(const struct verb *v, int argc, char **argv);
+int verb_migrate(const struct verb *v, int argc, char **argv);
 int verb_list(const struct verb *v, int argc, char **argv);
 int verb_status(const struct verb *v, int argc, char **argv);
 int verb_add(const struct verb *v, int argc, char **argv);

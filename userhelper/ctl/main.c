@@ -164,6 +164,27 @@ COMMON_HELP DRIVE_HELP },
 "Lets go of a drive that was made with add --hold.\n"
 "\n"
 COMMON_HELP DRIVE_HELP },
+	{ "migrate", verb_migrate,
+"usage: spicebdctl migrate DRIVE --to URI [options]\n"
+"       spicebdctl migrate DRIVE --cancel\n"
+"       spicebdctl migrate DRIVE --resolve run-here|give-up\n"
+"\n"
+"Has a drive of another host go on with the medium, which a share or an NBD server\n"
+"has. The drive there is an empty one that was made with add --hold, or a new one.\n"
+"Until the medium has moved, whatever fails leaves everything as it was.\n"
+"\n"
+"  --to URI          ssh://[USER@]HOST[:PORT], or unix:PATH of the other\n"
+"                    spicebdd's migrate.sock\n"
+"  --to-drive NAME   this drive there\n"
+"  --link NAME       that link there, for the share\n"
+"  --share-uri URI   where the share finds it (default: as the link listens)\n"
+"  --share-subject S what the subject of its certificate must be\n"
+"  --cancel          leaves it here, if it has not moved yet; also at the target\n"
+"  --resolve HOW     when the connection was lost while it moved, and nobody else can\n"
+"                    tell: run-here or give-up. Look at the other host first: a\n"
+"                    medium that both use breaks.\n"
+"  --serve           (by ssh) speak to this host's spicebdd on standard input\n"
+COMMON_HELP DRIVE_HELP },
 	{ "del", verb_del,
 "usage: spicebdctl del DRIVE [--force]\n"
 "\n"

@@ -17,6 +17,7 @@ enum operation {
 	OP_TRAY,
 	OP_DELETE,
 	OP_FREEZE,
+	OP_MIGRATE,
 };
 
 enum blocker {
@@ -26,6 +27,7 @@ enum blocker {
 	BLOCK_EXPORT	= 1 << 3,	/* the medium is exported, and has clients there */
 	BLOCK_FREEZE	= 1 << 4,	/* it is frozen: not among drive.blockers, the kernel knows */
 	BLOCK_HELD	= 1 << 5,	/* ... by more than being made held */
+	BLOCK_MIGRATE	= 1 << 6,	/* it is being migrated, from here or to here */
 };
 
 /**

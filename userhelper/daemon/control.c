@@ -31,7 +31,8 @@ static int listeners[2] = { -1, -1 };	/* control, status */
 static guint listen_sources[2];
 
 static const struct cmd_desc *const tables[] = {
-	commands_block, commands_export, commands_freeze, commands_own, commands_query,
+	commands_block, commands_export, commands_freeze, commands_migrate, commands_own,
+	commands_query,
 };
 
 static const struct cmd_desc *find_command(const char *name)
@@ -407,6 +408,15 @@ void control_link_event(struct drive *d, bool up, const char *reason)
 	if (reason)
 		json_object_set_string_member(o, "reason", reason);
 	emit("SPICEBD_LINK", o, redacted);
+}
+
+void control_migration_event(const char *drive, bool incoming, const char *status)
+{
+	JsonObject *o = event_of(drive);
+
+	json_object_set_string_member(o, "direction", incoming ? "in" : "out");
+	json_object_set_string_member(o, "status", status);
+	emit("SPICEBD_MIGRATION", o, NULL);
 }
 
 void control_media_event(const char *link)

@@ -47,7 +47,7 @@ struct cmd_desc {
 
 /* The tables, each in a file of its own. */
 extern const struct cmd_desc commands_block[], commands_export[], commands_freeze[],
-	commands_own[], commands_query[];
+	commands_migrate[], commands_own[], commands_query[];
 
 void cmd_return(struct cmd *c, JsonNode *ret);
 void cmd_return_object(struct cmd *c, JsonObject *o);
@@ -81,6 +81,7 @@ void control_freeze_event(const struct kernel_drive *k);
 void control_freeze_expired(const char *drive, const char *holder);
 void control_link_event(struct drive *d, bool up, const char *reason);
 void control_media_event(const char *link);
+void control_migration_event(const char *drive, bool incoming, const char *status);
 void control_export_deleted(const char *id);
 
 #endif /* SPICEBD_CONTROL_H */

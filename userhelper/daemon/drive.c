@@ -15,6 +15,7 @@
 #include "holders.h"
 #include "links.h"
 #include "log.h"
+#include "migrate.h"
 #include "polite.h"
 #include "sock.h"
 #include "state.h"
@@ -24,6 +25,8 @@ struct kernel *drives_kernel;
 static struct kernel_events *events;
 static guint events_source;
 static struct drive drives[SPICEBD_MAX_DRIVES];
+/* Those that are ours to serve, by SPICEBD_DRIVES=FIRST-LAST; others are not seen. */
+static unsigned int first_ours, last_ours = SPICEBD_MAX_DRIVES - 1;
 
 struct drive *drive_at(uint32_t index)
 {
@@ -111,6 +114,8 @@ static void went(struct drive *d)
 	if (d->medium)
 		medium_out(d->medium);
 	g_clear_pointer(&d->failed, g_free);
+	g_clear_pointer(&d->moved, g_free);
+	migrate_drive_gone(d);
 	/* Port 0 stays: over it a share tells what it offers. */
 	if (d->index)
 		links_want_port(d->index, false);
@@ -138,12 +143,36 @@ int drive_refresh(struct drive *d, struct derr *e)
 	return 0;
 }
 
+static bool ours(uint32_t index)
+{
+	return index >= first_ours && index <= last_ours;
+}
+
+/* Of a part of the numbers the first that is free; of all the kernel knows it. */
+static int number(struct kernel_drive_new *n, struct derr *e)
+{
+	if (n->set_index && !ours(n->index))
+		return derr_set(e, EINVAL, "this spicebdd serves drives %u to %u", first_ours,
+				last_ours);
+	if (n->set_index || last_ours - first_ours == SPICEBD_MAX_DRIVES - 1)
+		return 0;
+	n->set_index = true;
+	for (n->index = first_ours; n->index <= last_ours; n->index++)
+		if (!drives[n->index].present)
+			return 0;
+	return derr_set(e, ENOSPC, "cannot add a drive: %u to %u are there", first_ours,
+			last_ours);
+}
+
 int drive_add(const struct kernel_drive_new *args, struct drive **out, struct derr *e)
 {
+	struct kernel_drive_new n = *args;
 	struct kernel_drive k;
 	struct kernel_err ke;
 
-	if (kernel_add(drives_kernel, args, &k, &ke) < 0)
+	if (number(&n, e) < 0)
+		return -e->code;
+	if (kernel_add(drives_kernel, &n, &k, &ke) < 0)
 		return derr_set(e, ke.code, "cannot add a drive: %s", ke.text);
 	take(&k);
 	*out = &drives[k.index];
@@ -259,6 +288,7 @@ int drive_eject(struct drive *d, bool force, struct derr *e)
 	if (d->medium && d->medium->state == MEDIUM_IN)
 		medium_out(d->medium);
 	g_clear_pointer(&d->failed, g_free);
+	g_clear_pointer(&d->moved, g_free);
 	drive_refresh(d, NULL);
 	return 0;
 }
@@ -411,6 +441,8 @@ static void on_drive_event(const struct kernel_drive *k)
 {
 	struct drive *d = drive_at(k->index);
 
+	if (!ours(k->index))
+		return;
 	if (k->event == SPICEBD_EVENT_DRIVE_REMOVED) {
 		if (!d)
 			return;
@@ -438,6 +470,7 @@ static void on_drive_event(const struct kernel_drive *k)
 	}
 	if (k->event != SPICEBD_EVENT_EJECT_REQUEST)
 		polite_event(d);
+	migrate_drive_event(d);
 }
 
 static void read_all(void)
@@ -453,6 +486,8 @@ static void read_all(void)
 		return;
 	}
 	for (unsigned int i = 0; i < n; i++) {
+		if (!ours(list[i].index))
+			continue;
 		there[list[i].index] = true;
 		take(&list[i]);
 	}
@@ -505,10 +540,26 @@ static gboolean on_events(gint fd, GIOCondition cond, gpointer arg)
 	return G_SOURCE_CONTINUE;
 }
 
+static int read_ours(struct derr *e)
+{
+	const char *text = g_getenv("SPICEBD_DRIVES");
+	int end = 0;
+
+	if (!text)
+		return 0;
+	if (sscanf(text, "%u-%u%n", &first_ours, &last_ours, &end) == 2 && !text[end] &&
+	    first_ours <= last_ours && last_ours < SPICEBD_MAX_DRIVES)
+		return 0;
+	return derr_set(e, EINVAL, "SPICEBD_DRIVES is FIRST-LAST, 0 to %d",
+			SPICEBD_MAX_DRIVES - 1);
+}
+
 int drives_init(struct derr *e)
 {
 	struct kernel_err ke;
 
+	if (read_ours(e) < 0)
+		return -EINVAL;
 	drives_kernel = kernel_open(&ke);
 	if (!drives_kernel)
 		return derr_set(e, ke.code, "%s", ke.text);

@@ -26,6 +26,7 @@
  * @renewing: that task deletes it, to make it anew under the same number
  * @keep: a medium in the open tray is there because we were told so
  * @failed: why the last medium was ejected with errors, or NULL
+ * @moved: where it went by a migration, or NULL
  */
 struct drive {
 	uint32_t index;
@@ -37,6 +38,7 @@ struct drive {
 	bool renewing;
 	bool keep;
 	char *failed;
+	char *moved;
 };
 
 extern struct kernel *drives_kernel;

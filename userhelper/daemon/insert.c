@@ -351,6 +351,7 @@ static void step_over(void *arg)
 	}
 	if (!in->r) {
 		g_clear_pointer(&d->failed, g_free);
+		g_clear_pointer(&d->moved, g_free);
 		log_info("drive %s: medium '%s' inserted", d->k.name, in->m->name);
 		in->m->source->ops->notice(in->m->source, SOURCE_INSERTED, NULL);
 	}

@@ -28,6 +28,7 @@ static bool wanted[SPICEBD_MAX_DRIVES];
 static uint32_t last_tag;
 static links_eject_fn on_eject;
 static links_changed_fn on_changed;
+static links_move_fn on_move;
 static int watch_fd = -1;
 
 GList *links_all(void)
@@ -208,6 +209,33 @@ void links_reset_port(struct link *l, uint32_t port)
 	send_simple(l, LINK_RESET_PORT, port);
 }
 
+void links_on_move(links_move_fn moved)
+{
+	on_move = moved;
+}
+
+void links_invite(struct link *l, const char *ticket)
+{
+	struct link_msg m = { .type = LINK_INVITE };
+
+	g_strlcpy(m.text, ticket, sizeof(m.text));
+	link_send(l, &m);
+}
+
+void links_move(struct link *l, uint32_t port, const struct frame_move *f)
+{
+	struct link_msg m = {
+		.type = LINK_MOVE, .port = port, .offer = f->offer, .flags = f->verb,
+	};
+
+	memcpy(m.u.move.id, f->id, sizeof(m.u.move.id));
+	m.u.move.port = f->port;
+	g_strlcpy(m.u.move.uri, f->uri, sizeof(m.u.move.uri));
+	g_strlcpy(m.u.move.subject, f->subject, sizeof(m.u.move.subject));
+	g_strlcpy(m.u.move.ticket, f->ticket, sizeof(m.u.move.ticket));
+	link_send(l, &m);
+}
+
 void links_open_stream(struct link *l, uint32_t offer, struct link_open *o)
 {
 	struct link_msg m = { .type = LINK_OPEN, .port = o->port, .offer = offer };
@@ -234,6 +262,8 @@ static const char *on_ready(struct link *l, const struct link_msg *m)
 		return "has another version of the protocol";
 	l->ready = true;
 	l->tries = 0;
+	text_clean(l->address, sizeof(l->address), m->u.ready.address,
+		   strnlen(m->u.ready.address, sizeof(m->u.ready.address)));
 	for (uint32_t i = 0; i < SPICEBD_MAX_DRIVES; i++)
 		if (wanted[i])
 			send_simple(l, LINK_ADD_PORT, i);
@@ -293,6 +323,7 @@ static const char *on_offer(struct link *l, const struct link_msg *m)
 	o->size = m->u.offer.size;
 	o->flags = m->u.offer.flags;
 	o->kind = m->u.offer.kind;
+	o->owner_epoch = m->u.offer.owner_epoch;
 	memcpy(o->medium_id, m->u.offer.medium_id, sizeof(o->medium_id));
 	memcpy(o->incarnation, m->u.offer.incarnation, sizeof(o->incarnation));
 	memcpy(o->name, m->u.offer.name, len + 1);
@@ -403,6 +434,22 @@ static const char *on_eject_request(struct link *l, const struct link_msg *m)
 	return NULL;
 }
 
+static const char *on_move_state(struct link *l, const struct link_msg *m)
+{
+	struct frame_move_state s = {
+		.result = m->flags, .offer = m->offer, .owner_epoch = m->tag,
+	};
+	size_t len = strnlen(m->u.move_state.text, sizeof(m->u.move_state.text));
+
+	if (!l->ports[m->port])
+		return "tells of a move on a port that is down";
+	memcpy(s.id, m->u.move_state.id, sizeof(s.id));
+	text_clean(s.text, sizeof(s.text), m->u.move_state.text, len);
+	if (on_move)
+		on_move(l, m->port, &s);
+	return NULL;
+}
+
 static const char *dispatch(struct link *l, const struct link_msg *m, int *fd)
 {
 	if (!l->ready && m->type != LINK_READY)
@@ -438,6 +485,8 @@ static const char *dispatch(struct link *l, const struct link_msg *m, int *fd)
 		return on_stream_failed(l, m);
 	case LINK_EJECT_REQUEST:
 		return on_eject_request(l, m);
+	case LINK_MOVE_STATE:
+		return on_move_state(l, m);
 	case LINK_STATS:
 		return NULL;
 	default:

@@ -21,6 +21,7 @@ struct link_offer {
 	uint64_t size;
 	uint32_t flags;			/* FRAME_OFFER_* */
 	uint32_t kind;			/* enum frame_kind */
+	uint32_t owner_epoch;
 	uint8_t medium_id[FRAME_UUID_LEN];
 	uint8_t incarnation[FRAME_UUID_LEN];
 	char name[FRAME_NAME_MAX + 1];
@@ -47,6 +48,7 @@ struct link {
 	unsigned int tries;
 	bool ready;
 	bool client;			/* a Spice client is connected */
+	char address[128];		/* where it listens, as its configuration has it */
 	uint8_t ended[FRAME_UUID_LEN];	/* share that said last that it ends */
 	struct link_port *ports[SPICEBD_MAX_DRIVES];
 };
@@ -89,6 +91,11 @@ typedef void (*links_changed_fn)(const char *link);
  */
 void links_init(links_eject_fn eject, links_changed_fn changed);
 
+typedef void (*links_move_fn)(struct link *l, uint32_t port, const struct frame_move_state *s);
+
+/* What a share says of moves; without it nobody hears. */
+void links_on_move(links_move_fn moved);
+
 /* A drive came or went: its port with it. */
 void links_want_port(uint32_t port, bool want);
 
@@ -101,6 +108,12 @@ const struct link_offer *link_port_offer(const struct link_port *p, const uint8_
 void links_notice(struct link *l, uint32_t port, uint32_t offer, uint32_t what,
 		  const char *text);
 void links_reset_port(struct link *l, uint32_t port);
+
+/* A ticket for a share that comes from another host. */
+void links_invite(struct link *l, const char *ticket);
+
+/* Ask the share of a port for a move, or what became of it; links_on_move() hears. */
+void links_move(struct link *l, uint32_t port, const struct frame_move *m);
 
 /* Ask for a stream; the answer is in @o->done, @o->fd, @o->error. */
 void links_open_stream(struct link *l, uint32_t offer, struct link_open *o);

@@ -25,6 +25,7 @@
 #include "links.h"
 #include "log.h"
 #include "medium.h"
+#include "migrate.h"
 #include "privs.h"
 #include "reclaim.h"
 #include "sock.h"
@@ -176,16 +177,27 @@ static int begin(struct derr *e)
 	return privs_drop(e);
 }
 
+static void media_changed(const char *link)
+{
+	control_media_event(link);
+	migrate_links_changed(link);
+}
+
 static void serve(void)
 {
+	struct derr e;
+
 	work_init();
 	loop = g_main_loop_new(NULL, FALSE);
 	g_unix_signal_add(SIGTERM, on_signal, NULL);
 	g_unix_signal_add(SIGINT, on_signal, NULL);
 	g_unix_fd_add(privs_opener_fd(), G_IO_HUP | G_IO_ERR, on_opener_gone, NULL);
-	links_init(asks_take, control_media_event);
+	links_init(asks_take, media_changed);
 	drives_follow();
+	migrate_load();
 	adopt_start();
+	if (migrate_start(&e) < 0)
+		log_err("%s", e.text);
 	control_listen();
 	adopt_end = now_ms() + ADOPT_MS;
 	g_timeout_add(TICK_MS, adopt_tick, NULL);

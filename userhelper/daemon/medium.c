@@ -12,6 +12,7 @@
 #include "export.h"
 #include "freeze.h"
 #include "log.h"
+#include "migrate.h"
 #include "privs.h"
 #include "sock.h"
 #include "state.h"
@@ -453,6 +454,7 @@ void medium_out(struct medium *m)
 	if (m->state == MEDIUM_OUT)
 		return;
 	m->state = MEDIUM_OUT;
+	migrate_medium_out(d);
 	stop_waiting(m);
 	medium_release(m);
 	exports_medium_out(m);

@@ -264,7 +264,9 @@ static JsonObject *stats_object(const struct kernel_stats *s)
 /* The error stays visible when the medium has gone: it is why. */
 static const char *state_of(const struct drive *d)
 {
-	return d->failed && !drive_has_medium(d) ? "error" : drive_state_str(d);
+	if (drive_has_medium(d))
+		return drive_state_str(d);
+	return d->moved ? "inactive" : d->failed ? "error" : drive_state_str(d);
 }
 
 static const char *reason_of(const struct drive *d)
@@ -277,6 +279,8 @@ static const char *reason_of(const struct drive *d)
 		return "the far end may have lost what was written before: the next flush fails";
 	if (m && m->io && io_flush_failed(m->io))
 		return "a flush failed: the far end lost what was written before";
+	if (d->moved && !drive_has_medium(d))
+		return d->moved;
 	if (d->failed && !drive_has_medium(d))
 		return d->failed;
 	if (d->k.state & SPICEBD_STATE_STALE)

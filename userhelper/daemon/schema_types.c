@@ -87,7 +87,7 @@ const struct schema_def schema_defs[] = {
 	ENUM("SpicebdFreeze", "thawed draining flushing frozen failed"),
 	OBJECT("SpicebdHolder", "name:s? since-ms:i left-ms:i?"),
 	OBJECT("SpicebdFrozen", "drive:s left-ms:i?"),
-	ENUM("SpicebdState", "empty ready settling reconnecting error no-helper"),
+	ENUM("SpicebdState", "empty ready settling reconnecting error inactive no-helper"),
 	ENUM("SpicebdMediumKind", "cdrom disk unknown"),
 	ENUM("SpicebdSourceType", "spice nbd file"),
 	OBJECT("SpicebdInserted",
@@ -112,6 +112,12 @@ const struct schema_def schema_defs[] = {
 	       "freeze:SpicebdFreeze freeze-error:s? holders:[SpicebdHolder] "
 	       "reconnect-timeout:i stall-timeout:i in-flight:i held:i hold-left-ms:i? generation:i "
 	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
+	ENUM("SpicebdMigrationDirection", "in out"),
+	ENUM("SpicebdMigrationStatus",
+	     "setup moving freezing accepted released granted completed failed"),
+	OBJECT("SpicebdMigration",
+	       "drive:s direction:SpicebdMigrationDirection status:SpicebdMigrationStatus peer:s "
+	       "far-drive:s? reason:s?"),
 	OBJECT("SpicebdOffer", "name:s size:i read-only:b kind:SpicebdMediumKind in-use-by:s?"),
 	OBJECT("SpicebdLinkMedia", "link:s client:b media:[SpicebdOffer]"),
 	OBJECT("SpicebdEventMedium", "name:s? size:i read-only:b"),
@@ -131,6 +137,8 @@ const struct schema_event schema_events[] = {
 	{ "SPICEBD_LOCK_CHANGED", "drive:s locked:b locked-by-admin:b" },
 	{ "SPICEBD_MEDIA_CHANGED", "link:s?" },
 	{ "SPICEBD_MEDIUM_CHANGED", "drive:s generation:i medium:SpicebdEventMediumOrNull" },
+	{ "SPICEBD_MIGRATION",
+	  "drive:s direction:SpicebdMigrationDirection status:SpicebdMigrationStatus" },
 	{ "SPICEBD_UNUSED", "drive:s" },
 	{ NULL, NULL },
 };

@@ -151,6 +151,9 @@ void source_file_reap(bool (*keep)(const char *id));
 /* Id of a file source's spicebd-nbdkit, or NULL for another source. */
 const char *source_file_id(const struct source *s);
 
+/* Of a Spice source: the link that it comes over, and which medium it is; else NULL. */
+const char *source_spice_link(const struct source *s, const uint8_t **medium_id);
+
 /* Whether a source is this medium of this link: for eject requests. */
 bool source_is_offer(const struct source *s, const char *link, const uint8_t *medium_id);
 

@@ -323,7 +323,10 @@ static void look_again(void *arg)
 		a->stale = derr_set(a->e, ESTALE, "the share took it back");
 	if (!o)
 		look_for_another(a, p);
-	if (!o)
+	/* It comes back, or the drive's migration ends with it there. */
+	if (o && o->flags & FRAME_OFFER_AWAY)
+		a->lacks = "the medium belongs to another host";
+	if (!o || o->flags & FRAME_OFFER_AWAY)
 		return;
 	if (o->size != x->size) {
 		a->stale = derr_set(a->e, ESTALE, "its size is another one");
@@ -507,6 +510,16 @@ struct source *source_spice_of(const char *link, const uint8_t *medium_id)
 	memcpy(x->medium_id, medium_id, sizeof(x->medium_id));
 	x->want_id = true;
 	return s;
+}
+
+const char *source_spice_link(const struct source *s, const uint8_t **medium_id)
+{
+	const struct source_spice *x = (const struct source_spice *)s;
+
+	if (s->type != SOURCE_SPICE)
+		return NULL;
+	*medium_id = x->medium_id;
+	return x->link;
 }
 
 bool source_is_offer(const struct source *s, const char *link, const uint8_t *medium_id)

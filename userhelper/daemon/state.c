@@ -11,6 +11,7 @@
 #include "log.h"
 #include "medium.h"
 #include "member.h"
+#include "migrate.h"
 #include "sock.h"
 
 #define STATE_VERSION	1
@@ -110,8 +111,8 @@ static JsonObject *entry(struct drive *d)
 
 int state_save(struct derr *e)
 {
+	JsonArray *a = json_array_new(), *migrations = migrate_save();
 	JsonObject *o = json_object_new(), *server;
-	JsonArray *a = json_array_new();
 	JsonNode *n = json_node_alloc();
 	char path[108], *text;
 	int r = -ENAMETOOLONG;
@@ -121,6 +122,8 @@ int state_save(struct derr *e)
 			json_array_add_object_element(a, entry(d));
 	json_object_set_int_member(o, "version", STATE_VERSION);
 	json_object_set_array_member(o, "media", a);
+	if (migrations)
+		json_object_set_array_member(o, "migrations", migrations);
 	server = exports_save();
 	if (server)
 		json_object_set_object_member(o, "nbd-server", server);

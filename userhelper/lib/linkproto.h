@@ -19,6 +19,7 @@
 #include "frame.h"
 
 #define LINK_PROTO_VERSION	1
+#define LINK_TICKET_MAX		FRAME_MOVE_TICKET_MAX	/* of an invitation */
 
 enum link_type {
 	/* link to daemon */

@@ -89,6 +89,10 @@ static void daemon_heard(const struct link_msg *m)
 		if (s && memchr(m->u.notice.text, '\0', sizeof(m->u.notice.text)))
 			session_notice(s, m->offer, m->flags, m->u.notice.text);
 		break;
+	case LINK_INVITE:
+		if (transport == &spice_transport && strlen(m->text) <= LINK_TICKET_MAX)
+			ticket_invite(m->text);
+		break;
 	case LINK_MOVE:
 		if (s)
 			session_move(s, m);

@@ -14,13 +14,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "frame.h"
+#include "linkproto.h"
 #include "hex.h"
 #include "log.h"
+#include "loop.h"
 #include "password.h"
 #include "sock.h"
 
 #define TICKET_BYTES	16	/* of the secret; hex digits of them are the ticket */
+#define INVITED_MS	60000
 #define RECORD_MAGIC	"sbdtkt1"
 
 struct record {
@@ -34,6 +36,8 @@ static SpiceServer *server;
 static struct record *record;		/* NULL: there is no password */
 static uint8_t secret[FRAME_SECRET_LEN];
 static bool by_secret;
+static char invitation[LINK_TICKET_MAX + 1];	/* or "" */
+static struct loop_timer *expiry;
 
 static void use_password(void)
 {
@@ -51,6 +55,42 @@ static void use_secret(void)
 	if (spice_server_set_ticket(server, text, 0, 0, 0) < 0)
 		log_err("libspice-server does not take the session's secret");
 	explicit_bzero(text, sizeof(text));
+}
+
+static void use_invitation(void)
+{
+	by_secret = false;
+	if (spice_server_set_ticket(server, invitation, 0, 0, 0) < 0)
+		log_err("libspice-server does not take the ticket of a share that is to come");
+}
+
+/* What was good before somebody was invited. */
+static void uninvite(void *opaque)
+{
+	if (!invitation[0])
+		return;
+	explicit_bzero(invitation, sizeof(invitation));
+	loop_timer_stop(expiry);
+	if (!record->spent) {
+		use_password();
+		return;
+	}
+	memcpy(secret, record->secret, sizeof(secret));
+	use_secret();
+}
+
+void ticket_invite(const char *text)
+{
+	if (!record)
+		return;
+	if (!expiry)
+		expiry = loop_timer_add(uninvite, NULL);
+	uninvite(NULL);
+	if (!*text || !expiry)
+		return;
+	snprintf(invitation, sizeof(invitation), "%s", text);
+	use_invitation();
+	loop_timer_start(expiry, INVITED_MS);
 }
 
 static int open_record(const char *name)
@@ -126,6 +166,11 @@ bool ticket_init(SpiceServer *srv, const char *name, const char *password)
 
 void ticket_client_came(void)
 {
+	if (invitation[0]) {
+		random_bytes(secret, sizeof(secret));
+		use_invitation();
+		return;
+	}
 	if (!record || !record->spent)
 		random_bytes(secret, sizeof(secret));
 	/* It came by the password, perhaps over one whose secret was asked for. */
@@ -153,8 +198,14 @@ void ticket_learn(const uint8_t *learnt)
 
 void ticket_spoken(void)
 {
-	if (!record || record->spent)
+	if (!record || (record->spent && !invitation[0]))
 		return;
+	/* Its secret is what counts from now on, also if a link was asked for before. */
+	if (invitation[0]) {
+		explicit_bzero(invitation, sizeof(invitation));
+		loop_timer_stop(expiry);
+		__atomic_store_n(&record->spent, 0, __ATOMIC_RELEASE);
+	}
 	memcpy(record->secret, secret, sizeof(record->secret));
 	__atomic_store_n(&record->spent, 1, __ATOMIC_RELEASE);
 }
@@ -164,7 +215,9 @@ void ticket_released(void)
 	if (!record)
 		return;
 	/* A share may go when it has spoken and other channels of it are not linked yet. */
-	if (record->spent && !by_secret)
+	if (invitation[0])
+		use_invitation();
+	else if (record->spent && !by_secret)
 		use_secret();
 	else if (!record->spent && by_secret)
 		use_password();

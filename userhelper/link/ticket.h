@@ -12,7 +12,10 @@
  * it goes, the password is not good again either.
  *
  * That a share spoke is written down in link/NAME.ticket of the run directory,
- * so a link that is started again goes on with the secret. Without a password
+ * so a link that is started again goes on with the secret. A share that comes from
+ * another host, with its medium, has been given a ticket of its own, an invitation:
+ * for a while that is good in the place of the password, or of a secret whose share
+ * is not here. Without a password
  * there are no tickets, and all of this does nothing but make secrets.
  */
 #ifndef SPICEBD_LINK_TICKET_H
@@ -30,6 +33,9 @@
  * Return: false (logged) when there is a password and the file cannot be used
  */
 bool ticket_init(SpiceServer *server, const char *name, const char *password);
+
+/* For who comes next, within a minute; "": not any more. */
+void ticket_invite(const char *text);
 
 /* A client's main channel was linked, by the ticket that is good now. */
 void ticket_client_came(void);

@@ -160,6 +160,8 @@ const char *move_refusal(const struct port *p, const struct offer *o);
 void move_progress(struct spicebd_share *share);
 void move_session_over(struct port *p);
 void move_offer_over(const struct offer *o);
+/* ... a drive has given a medium back */
+void move_ejected(struct port *p);
 void move_free(struct spicebd_share *share);
 
 /* ---- name.c */

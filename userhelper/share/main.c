@@ -40,11 +40,13 @@ struct options {
  * struct program - all of it
  * @conn: to the host
  * @next: to the one that a medium moves to; it becomes @conn
+ * @dropped: connections to be freed, that nobody uses
  */
 struct program {
 	struct options opt;
 	GMainLoop *loop;
 	struct connection *conn, *next;
+	GSList *dropped;
 	struct spicebd_share *share;
 	int preparing;		/* media that are not ready yet */
 	bool leaving, stopping, done;
@@ -159,37 +161,42 @@ static struct connection *conn_of(struct program *g, SpiceSession *session)
 
 /* ---- another host */
 
+static gboolean free_dropped(gpointer data)
+{
+	struct program *g = data;
+
+	g_slist_free_full(g_steal_pointer(&g->dropped), (GDestroyNotify)connection_free);
+	return G_SOURCE_REMOVE;
+}
+
+/* At once, as a move to the same host may follow; but what runs now may be its own. */
+static void drop(struct program *g, struct connection *c)
+{
+	spicebd_share_part(g->share, connection_session(c));
+	if (!g->dropped)
+		g_idle_add(free_dropped, g);
+	g->dropped = g_slist_prepend(g->dropped, c);
+}
+
 static void drop_next(struct program *g)
 {
-	spicebd_share_part(g->share, connection_session(g->next));
-	connection_free(g->next);
+	struct connection *c = g->next;
+
 	g->next = NULL;
+	drop(g, c);
 }
 
-static gboolean drop_next_later(gpointer data)
+static void drop_first(struct program *g)
 {
-	struct program *g = data;
-
-	if (g->next && !g->stopping)
-		drop_next(g);
-	return G_SOURCE_REMOVE;
-}
-
-static gboolean drop_first_later(gpointer data)
-{
-	struct program *g = data;
+	struct connection *c = g->conn;
 	g_autofree char *line = NULL;
 
-	if (!g->next || g->stopping)
-		return G_SOURCE_REMOVE;
-	line = g_strdup_printf("left %s: the media are at %s now", connection_uri(g->conn),
-			       connection_uri(g->next));
-	spicebd_share_part(g->share, connection_session(g->conn));
-	connection_free(g->conn);
 	g->conn = g->next;
 	g->next = NULL;
+	line = g_strdup_printf("left %s: the media are at %s now", connection_uri(c),
+			       connection_uri(g->conn));
+	drop(g, c);
 	ui_event("left", line);
-	return G_SOURCE_REMOVE;
 }
 
 static void on_next(struct program *g, enum connect_event ev, const char *text)
@@ -203,8 +210,8 @@ static void on_next(struct program *g, enum connect_event ev, const char *text)
 	ui_event(ev == CONNECT_UP ? "connected" : "reconnecting", line);
 	if (ev == CONNECT_UP || ev == CONNECT_RETRY)
 		return;
+	drop_next(g);
 	spicebd_share_no_way(g->share, line);
-	g_idle_add(drop_next_later, g);
 }
 
 static void on_connect(void *user, struct connection *c, enum connect_event ev,
@@ -220,7 +227,7 @@ static void go(struct program *g, const struct spicebd_share_move *m)
 	g_autofree char *error = NULL;
 
 	if (g->next || g->stopping || g->leaving) {
-		spicebd_share_no_way(g->share, g->next ? "the share is still leaving another host" :
+		spicebd_share_no_way(g->share, g->next ? "the share is at two hosts already" :
 				     "the share is ending");
 		return;
 	}
@@ -235,9 +242,12 @@ static void go(struct program *g, const struct spicebd_share_move *m)
 
 static void leave_host(struct program *g, SpiceSession *session)
 {
-	bool next = g->next && connection_session(g->next) == session;
-
-	g_idle_add(next ? drop_next_later : drop_first_later, g);
+	if (!g->next || g->stopping)
+		return;
+	if (connection_session(g->next) == session)
+		drop_next(g);
+	else
+		drop_first(g);
 }
 
 static void on_share(void *user, const struct spicebd_share_event *ev)
@@ -290,7 +300,7 @@ static void lost(struct program *g, int status, const char *text)
 {
 	if (g->next && spicebd_share_in_use(g->share)) {
 		spicebd_share_no_way(g->share, text);
-		g_idle_add(drop_first_later, g);
+		drop_first(g);
 		return;
 	}
 	log_err("%s: %s", connection_uri(g->conn), text);
@@ -303,10 +313,10 @@ static void on_connect(void *user, struct connection *c, enum connect_event ev,
 	struct program *g = user;
 	g_autofree char *line = NULL;
 
-	if (c == g->next) {
+	if (c == g->next)
 		on_next(g, ev, text);
+	if (c != g->conn)
 		return;
-	}
 	switch (ev) {
 	case CONNECT_UP:
 		line = g_strdup_printf("connected to %s", connection_uri(g->conn));
@@ -423,6 +433,7 @@ static int run(struct program *g)
 		spicebd_share_free(g->share);
 	commands_free();
 	g_idle_remove_by_data(g);
+	free_dropped(g);
 	if (g->next)
 		connection_free(g->next);
 	if (g->conn)

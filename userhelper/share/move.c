@@ -15,6 +15,7 @@
 #define REACH_MS	20000	/* to the other host, and its word that all is well */
 #define DECIDE_MS	180000	/* then the first host commits, or the move is over */
 #define LEAVE_MS	500	/* for what was said last */
+#define REFUSED_MS	300000	/* for the other host to hear that it gets nothing */
 #define MOVED_MAX	256	/* moves that are over and can be asked about */
 
 /**
@@ -22,7 +23,9 @@
  * @from, @to: drives; @to has no site before one is joined (@joined)
  * @result: what a MOVE_STATE says of it
  * @committing: only servers that still end are waited for
- * @known: the first host knows that the medium has gone
+ * @accepted: the other host has accepted it once
+ * @known: the host to which that matters knows the outcome: the first one that the
+ *	medium has gone, or the other one, if it had accepted, that it does not come
  */
 struct move {
 	struct spicebd_share *share;
@@ -31,7 +34,7 @@ struct move {
 	unsigned int from, to;
 	uint32_t owner_epoch;
 	enum frame_move_result result;
-	bool joined, committing, known;
+	bool joined, committing, accepted, known;
 	char *uri, *text;
 	guint timer;
 };
@@ -122,9 +125,14 @@ static bool site_needed(struct spicebd_share *share, unsigned int site)
 		return true;
 	for (GList *l = share->moved; l; l = l->next) {
 		const struct move *old = l->data;
+		const struct offer *o = offer_find(share, old->offer);
 
-		if (old->result == FRAME_MOVE_GRANTED && !old->known &&
-		    site_of(old->from) == site)
+		/* It may not have opened it yet. */
+		if (old->result == FRAME_MOVE_GRANTED && o && o->owner == site &&
+		    site_of(old->to) == site)
+			return true;
+		if (!old->known && site_of(old->result == FRAME_MOVE_GRANTED ? old->from :
+					   old->to) == site)
 			return true;
 	}
 	for (guint i = 0; i < share->offers->len; i++) {
@@ -148,7 +156,7 @@ static gboolean on_leave(gpointer data)
 	};
 
 	site->leaving = 0;
-	if (!site_needed(site->share, site - site->share->sites))
+	if (!site->share->stopping && !site_needed(site->share, site - site->share->sites))
 		site->share->fn(site->share->user, &ev);
 	return G_SOURCE_REMOVE;
 }
@@ -158,9 +166,7 @@ static void leave(struct spicebd_share *share, unsigned int gone)
 {
 	struct site *site = &share->sites[gone], *other = &share->sites[!gone];
 
-	if (!site->session || !other->session || site->leaving || share->stopping)
-		return;
-	if (!site_needed(share, gone))
+	if (site->session && other->session && !site->leaving && !share->stopping)
 		site->leaving = g_timeout_add(LEAVE_MS, on_leave, site);
 }
 
@@ -177,8 +183,19 @@ static void retire(struct move *m)
 	if (g_list_length(share->moved) <= MOVED_MAX)
 		return;
 	last = g_list_last(share->moved);
+	set_timer(last->data, 0, NULL);
 	free_move(last->data);
 	share->moved = g_list_delete_link(share->moved, last);
+}
+
+static gboolean on_refused(gpointer data)
+{
+	struct move *m = data;
+
+	m->timer = 0;
+	m->known = true;
+	leave(m->share, site_of(m->to));
+	return G_SOURCE_REMOVE;
 }
 
 static void over(struct move *m, const char *why)
@@ -188,7 +205,10 @@ static void over(struct move *m, const char *why)
 	m->result = FRAME_MOVE_OVER;
 	m->text = g_strdup(why);
 	m->committing = false;
+	m->known = !m->accepted;
 	retire(m);
+	if (!m->known)
+		set_timer(m, REFUSED_MS, on_refused);
 	log_info("the move to %s is over: %s", m->uri, why);
 	tell(m, m->from);
 	if (m->joined)
@@ -330,6 +350,7 @@ static void accept_move(struct port *p, struct move *m)
 {
 	if (!m->joined || p->drive != m->to)
 		return;
+	m->accepted = true;
 	if (m->result == FRAME_MOVE_WAITING) {
 		m->result = FRAME_MOVE_READY;
 		set_timer(m, DECIDE_MS, on_timeout);
@@ -354,18 +375,31 @@ static void commit(struct port *p, struct move *m)
 	move_progress(p->share);
 }
 
-/* Of a move that is over, or that another share knew. */
-static void known(struct port *p, const struct frame_move *asked, struct move *m)
+/* Whoever it matters to says that it knows. */
+static void note_known(struct port *p, struct move *m)
 {
-	if (asked->verb == FRAME_MOVE_DONE && m) {
-		m->known = true;
-		leave(p->share, site_of(m->from));
-	} else if (m) {
+	unsigned int who = m->result == FRAME_MOVE_GRANTED ? m->from : m->to;
+
+	if (p->drive != who)
+		return;
+	m->known = true;
+	set_timer(m, 0, NULL);
+	leave(p->share, site_of(who));
+}
+
+/* Of a move that is over, or that another share knew. */
+static void after(struct port *p, const struct frame_move *asked, struct move *m)
+{
+	if (m && (asked->verb == FRAME_MOVE_DONE || (asked->verb == FRAME_MOVE_CANCEL &&
+						     m->result == FRAME_MOVE_OVER)))
+		note_known(p, m);
+	if (asked->verb == FRAME_MOVE_DONE)
+		return;
+	if (m)
 		answer_move(p, m);
-	} else if (asked->verb != FRAME_MOVE_DONE) {
+	else
 		answer(p, asked->id, asked->offer, FRAME_MOVE_OVER,
 		       "the share does not know of the move: it was started anew");
-	}
 }
 
 bool move_heard(struct port *p, const struct frame_move *asked)
@@ -379,7 +413,7 @@ bool move_heard(struct port *p, const struct frame_move *asked)
 		return true;
 	}
 	if (!m || m != p->share->move) {
-		known(p, asked, m);
+		after(p, asked, m);
 		return true;
 	}
 	switch (asked->verb) {
@@ -393,6 +427,7 @@ bool move_heard(struct port *p, const struct frame_move *asked)
 		commit(p, m);
 		break;
 	case FRAME_MOVE_CANCEL:
+		m->accepted &= !m->joined || p->drive != m->to;
 		if (p->drive == m->from || (m->joined && p->drive == m->to))
 			over(m, p->drive == m->from ? "cancelled" :
 			     "cancelled at the other host");
@@ -437,6 +472,18 @@ void move_offer_over(const struct offer *o)
 		over(m, "the medium was taken back");
 }
 
+void move_ejected(struct port *p)
+{
+	for (GList *l = p->share->moved; l; l = l->next) {
+		const struct move *m = l->data;
+
+		if (m->result == FRAME_MOVE_GRANTED && site_of(m->from) == p->site) {
+			leave(p->share, p->site);
+			return;
+		}
+	}
+}
+
 void spicebd_share_no_way(struct spicebd_share *share, const char *why)
 {
 	if (share->move)
@@ -447,5 +494,7 @@ void move_free(struct spicebd_share *share)
 {
 	if (share->move)
 		retire(share->move);
+	for (GList *l = share->moved; l; l = l->next)
+		set_timer(l->data, 0, NULL);
 	g_list_free_full(g_steal_pointer(&share->moved), free_move);
 }

@@ -438,6 +438,8 @@ static void notice(struct port *p, struct offer *o, uint32_t what, const char *t
 		offer_set_inserted(o, p->drive, what == FRAME_NOTICE_INSERTED);
 	share_event(p->share, types[what], p->drive, o, *text ? text : NULL);
 	asks_notice(p, o, what, text);
+	if (what == FRAME_NOTICE_EJECTED)
+		move_ejected(p);
 }
 
 static bool on_session_frame(struct port *p, const struct frame_header *h,

@@ -1,0 +1,628 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+# timeout: 2400
+"""A drive's medium goes to another host, and everything on the way is stopped, cut and
+killed at every step. After each: exactly one side has the medium, it is the one that the
+share says, the other knows that it has not, what was acknowledged is there, and the
+share's servers never saw a write of one side after one of the other.
+
+usage: between.py [PATTERN]	only the cases whose names match"""
+import errno
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+
+from hostlib import (ACCEPT, BEGIN, BLOCK, COMMIT, GRANTED, READY, SIZE, Host, Server, Share, Tap,
+                     Writer, all_there, message, same, until, work_dir)
+
+
+class Uevents(threading.Thread):
+    """Media changes that the kernel told of: device names, one each."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
+        self.s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self.s.bind((0, 1))
+        self.seen = []
+        self.start()
+
+    def run(self):
+        while True:
+            words = self.s.recv(65536).split(b"\0")
+            if b"DISK_MEDIA_CHANGE=1" in words:
+                self.seen += [w[8:].decode() for w in words if w.startswith(b"DEVNAME=")]
+
+    def count(self, device, begin=0):
+        return self.seen[begin:].count(os.path.basename(device))
+
+
+class World:
+    """Two hosts, a share at the first, its medium in a drive there, and who writes to it."""
+
+    def __init__(self, events, *, args=("--read-write",), insert=("--disk",), add=None,
+                 room=True, write=True, ports=(None, None), nbd=False):
+        self.events, self.work, self.begin = events, work_dir(), len(events.seen)
+        self.a = Host(self.work, "a", 8, 15, ports[0])
+        self.b = Host(self.work, "b", 16, 23 if room else 16, ports[1])
+        self.path = f"{self.work}/disk.img"
+        with open(self.path, "wb") as f:
+            f.truncate(SIZE)
+        if nbd:
+            self.share = Server(self.work, self.path)
+            source = self.share.uri
+        else:
+            self.share, source = Share(self.work, [self.path], args), "spice:disk.img"
+            self.share.start(self.a)
+            until(lambda: "disk.img" in self.a.ctl("media").stdout, "the medium is offered")
+        name = self.a.ctl("add", *add).stdout.strip() if add else None
+        self.a.ctl("insert", *([name] if name else []), source, *insert)
+        self.drive = self.a.with_medium()[0]
+        self.before = events.count(self.drive["device"], self.begin)
+        self.writer = Writer(self.drive["device"], "A") if write else None
+        self.asked, self.others, self.far = None, 0 if room else 1, None
+        if write:
+            self.writer.some()
+
+    def migrate(self, *more, to=None, share=None):
+        """In the background: what it says when it ends."""
+        args = ["migrate", self.drive["drive"], "--to", to or f"unix:{self.b.stream.path}", *more]
+        if not self.b.port:
+            args += ["--share-uri", share or f"spice+unix://{self.b.spice.path}"]
+
+        def run():
+            self.answer = self.a.ctl(*args, ok=False)
+        self.asked = threading.Thread(target=run, daemon=True)
+        self.asked.start()
+
+    def answered(self):
+        self.asked.join(200)
+        if self.asked.is_alive():
+            raise AssertionError("migrate does not end")
+        print(f"# {(self.answer.stderr or self.answer.stdout).strip()}")
+        return self.answer.returncode
+
+    # ---- how it is in the end
+
+    def told(self):
+        return (f"a: {[(d['drive'], d['state'], d['freeze']) for d in self.a.drives().values()]} "
+                f"{self.a.migrations()} b: "
+                f"{[(d['drive'], d['state'], d['freeze']) for d in self.b.drives().values()]} "
+                f"{self.b.migrations()}")
+
+    def stays(self):
+        """At a, as if nothing had been."""
+        until(lambda: [d for d in self.a.with_medium()
+                       if d["state"] == "ready" and d["freeze"] == "thawed"],
+              lambda: f"the drive goes on at a: {self.told()}")
+        self.writer.some()
+        now = self.a.with_medium()[0]
+        same(now["generation"], self.drive["generation"], "generation")
+        same(now["stats"]["errors"], self.drive["stats"]["errors"], "failed requests")
+        same(self.events.count(now["device"], self.begin), self.before, "media changes told")
+        until(lambda: not self.b.with_medium(), lambda: f"b has no medium: {self.told()}")
+        until(lambda: (self.b.migration("in") or {"status": "failed"})["status"] == "failed",
+              lambda: f"b knows that it gets none: {self.told()}")
+        until(lambda: (self.a.migration("out") or {"status": "failed"})["status"] == "failed",
+              lambda: f"a knows that it stays: {self.told()}")
+        until(lambda: len(self.b.drives()) == self.others,
+              lambda: f"the drive that b made is gone: {self.told()}")
+        self.finish(self.writer.done)
+        if isinstance(self.share, Share) and [w for w in self.share.writes() if w[1] >= 16]:
+            raise AssertionError("b wrote")
+
+    def moved(self, known=True):
+        """To b, where it is announced once; a knows that it is there."""
+        until(lambda: [d for d in self.b.with_medium()
+                       if d["state"] == "ready" and d["freeze"] == "thawed"],
+              lambda: f"the drive runs at b: {self.told()}")
+        drive = self.b.with_medium()[0]
+        if known:
+            until(lambda: [d for d in self.a.drives().values() if d["state"] == "inactive"],
+                  lambda: f"a knows that it has gone: {self.told()}")
+            reason = [d for d in self.a.drives().values() if d["state"] == "inactive"][0]["reason"]
+            if drive["drive"] not in reason or "unix:" not in reason:
+                raise AssertionError(f"a does not say where it is: {reason}")
+            self.writer.fails()
+        writer = Writer(drive["device"], "B", dict(self.writer.done))
+        writer.some()
+        writer.end()
+        same(self.events.count(drive["device"], self.begin), 1, "media changes told at b")
+        same(drive["generation"], 1, "generations at b")
+        if known:
+            self.finish(writer.done)
+        return writer
+
+    def finish(self, done):
+        """Nobody writes any more: look at what was written, and by whom."""
+        self.writer.end()
+        all_there(self.path, done)
+        if isinstance(self.share, Server):
+            hosts = self.share.connections()
+            # The source's are the older ones: two of each, that of its first look is the first.
+            hosts = [c >= self.far for c in hosts] if self.far else hosts[:1]
+        else:
+            hosts = [w[1] >= 16 for w in self.share.writes()]
+        if not hosts:
+            raise AssertionError("the servers' logs say nothing")
+        same(hosts, sorted(hosts), "who wrote, in order")
+
+    def end(self):
+        for h in (self.a, self.b):
+            h.spice.go()
+            h.stream.go()
+        self.share.end()
+        for h in (self.a, self.b):
+            for d in h.drives().values():
+                h.ctl("del", d["drive"], "--force", ok=False)
+        if self.writer and not self.writer.stop:
+            self.writer.end()
+        self.a.end()
+        self.b.end()
+
+    def logs(self):
+        for name in ("a.log", "b.log", "share.log"):
+            if not os.path.exists(f"{self.work}/{name}"):
+                continue
+            with open(f"{self.work}/{name}", encoding="utf8", errors="replace") as f:
+                for line in f.read().splitlines()[-14:]:
+                    print(f"# {name}: {line[:180]}")
+
+
+# ---- the way there
+
+def there_and_back(w):
+    w.migrate()
+    same(w.answered(), 0, "migrate")
+    writer = w.moved()
+    until(lambda: '"left"' in w.share.text(), "the share leaves a")
+    drive = w.b.with_medium()[0]
+    p = w.b.ctl("migrate", drive["drive"], "--to", f"unix:{w.a.stream.path}", "--share-uri",
+                f"spice+unix://{w.a.spice.path}")
+    print(f"# {p.stdout.strip()}")
+    again = until(w.a.with_medium, "it is back at a")[0]
+    until(lambda: w.a.drives()[again["index"]]["freeze"] == "thawed", "it runs at a")
+    last = Writer(again["device"], "C", dict(writer.done))
+    last.some()
+    last.end()
+    all_there(w.path, last.done)
+    same([d["state"] for d in w.b.drives().values()], ["inactive"], "b")
+
+
+def same_parameters(w):
+    drive = w.drive
+    w.migrate()
+    same(w.answered(), 0, "migrate")
+    got = until(w.b.with_medium, "it is at b")[0]
+    for key in ("personality", "queues", "depth", "max-io", "reconnect-timeout", "stall-timeout",
+                "locked-by-admin", "tray"):
+        same(got[key], w.a.drives()[drive["index"]][key] if key == "none" else drive[key], key)
+    same(got["medium"]["size"], drive["medium"]["size"], "size")
+    same(got["medium"]["read-only"], drive["medium"]["read-only"], "read-only")
+
+
+def held_drive(w):
+    """One that is there, held, and open already: it gets the medium."""
+    device = w.b.ctl("add", "disk", "--hold").stdout.strip()
+    w.migrate("--to-drive", os.path.basename(device))
+    same(w.answered(), 0, "migrate")
+    same([d["device"] for d in w.b.with_medium()], [device], "the drive at b")
+    w.moved()
+
+
+def by_ssh(w):
+    """What is run at the other host is run here, with that host's directory."""
+    os.mkdir(f"{w.work}/ssh")
+    with open(f"{w.work}/ssh/ssh", "w", encoding="utf8") as f:
+        f.write(f"#!/bin/sh\necho \"$@\" >{w.work}/ssh.args\nfor last; do :; done\n"
+                f"SPICEBD_RUN_DIR={w.b.run} exec sh -c \"$last\"\n")
+    os.chmod(f"{w.work}/ssh/ssh", 0o755)
+    w.a.env["PATH"] = f"{w.work}/ssh:{w.a.env['PATH']}"
+    for uri in ("ssh://", "ssh://-oProxyCommand=id", "ssh://host:0", "ssh://host/path", "host"):
+        same(w.a.ctl("migrate", w.drive["drive"], "--to", uri, ok=False).returncode, 2, uri)
+    w.migrate(to="ssh://somebody@host2:2222")
+    same(w.answered(), 0, "migrate")
+    w.moved()
+    with open(f"{w.work}/ssh.args", encoding="utf8") as f:
+        args = f.read().split()
+    if "somebody@host2" not in args or "2222" not in args or "BatchMode=yes" not in args:
+        raise AssertionError(f"ssh was called with {args}")
+
+
+def by_invitation(w):
+    """The target's link has a password, which the share does not know."""
+    w.migrate()
+    same(w.answered(), 0, "migrate")
+    writer = w.moved()
+    with open(w.b.password, encoding="utf8") as f:
+        if f.read().strip() in w.share.text():
+            raise AssertionError("the share knows the password")
+    # What it came by opens nothing else, and it comes again by its own secret.
+    link = int(re.findall(r"started spicebd-link default \(pid (\d+)\)", open(w.b.log.name,
+               encoding="utf8").read())[-1])
+    os.kill(link, 9)
+    drive = w.b.with_medium()[0]
+    last = Writer(drive["device"], "D", dict(writer.done))
+    last.some(20)
+    last.end()
+    all_there(w.path, last.done)
+
+
+# ---- without a share
+
+def plain(w):
+    before = len(w.share.connections())
+    w.migrate()
+    same(w.answered(), 0, "migrate")
+    w.far = max(w.share.connections()) + 1
+    w.moved()
+    if len(w.share.connections()) <= before:
+        raise AssertionError("nobody writes")
+
+
+def plain_cancelled(w):
+    p = stop_at(w, "b.stream", message("ready"))
+    w.a.ctl("migrate", w.drive["drive"], "--cancel")
+    p.go()
+    in_the_end(w, A)
+
+
+def plain_undecided(w, owner):
+    """The release is lost with the connection: both wait, and neither writes."""
+    p = stop_at(w, "b.stream", message("release"))
+    w.far = max(w.share.connections()) + 1
+    p.cut()
+    if not w.answered() or "undecided" not in w.answer.stderr:
+        raise AssertionError(f"migrate says {w.answer.stderr}")
+    count = len(w.share.connections())
+    for h, direction, want in ((w.a, "out", "released"), (w.b, "in", "accepted")):
+        same([d["freeze"] for d in h.with_medium()], ["frozen"], "the drive")
+        same(h.migration(direction)["status"], want, h.name)
+    old = w.a.kill()
+    w.a.back(old)
+    old = w.b.kill()
+    w.b.back(old)
+    for h, direction, want in ((w.a, "out", "released"), (w.b, "in", "accepted")):
+        same([d["freeze"] for d in h.with_medium()], ["frozen"], "the drive, started anew")
+        same(h.migration(direction)["status"], want, h.name)
+    same(len(w.share.connections()), count, "writes meanwhile")
+    names = {A: w.drive["drive"], B: w.b.with_medium()[0]["drive"]}
+    w.a.ctl("migrate", names[A], "--resolve", "run-here" if owner == A else "give-up")
+    w.b.ctl("migrate", names[B], "--resolve", "run-here" if owner == B else "give-up")
+    if owner == A:
+        w.stays()
+    else:
+        w.moved()
+
+
+# ---- what is refused, and leaves everything as it was
+
+def refused(w, text):
+    if not w.answered():
+        raise AssertionError("migrate succeeds")
+    if not re.search(text, w.answer.stderr):
+        raise AssertionError(f"it does not say why: {w.answer.stderr}")
+    same(len(w.answer.stderr.strip().splitlines()), 1, "lines of the reason")
+    w.stays()
+
+
+def no_target(w):
+    w.migrate(to=f"unix:{w.work}/nobody")
+    refused(w, "cannot reach")
+
+
+def silent_target(w):
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(f"{w.work}/silent")
+    s.listen(1)
+    w.migrate(to=f"unix:{w.work}/silent")
+    refused(w, "does not answer")
+
+
+def share_cannot_go(w):
+    w.migrate(share=f"spice+unix://{w.work}/nowhere")
+    refused(w, "stays|share")
+
+
+def no_link(w):
+    w.b.ctl("unlisten")
+    until(lambda: w.b.qmp("spicebd-query-media")["return"] == [], "b's link is gone")
+    w.migrate()
+    refused(w, "no link")
+
+
+def no_room(w):
+    w.b.ctl("add", "cdrom")
+    w.migrate()
+    refused(w, "cannot add a drive")
+
+
+def other_version_there(w):
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(f"{w.work}/other")
+    s.listen(1)
+
+    def target():
+        c, _ = s.accept()
+        same(json.loads(c.makefile().readline())["spicebd-migrate"], 1, "version")
+        c.sendall(b'{"message":"error","text":"version 1 is not spoken here"}\n')
+    t = threading.Thread(target=target, daemon=True)
+    t.start()
+    w.migrate(to=f"unix:{w.work}/other")
+    refused(w, "version 1")
+
+
+def say(w, *lines):
+    """To b's socket, as anybody might; what it answers."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(60)
+        s.connect(f"{w.b.run}/migrate.sock")
+        try:
+            for line in lines:
+                s.sendall(line)
+            return s.makefile("rb").readline()
+        except OSError:
+            return b""
+
+
+def other_version_here(w):
+    answer = say(w, b'{"message":"prepare","spicebd-migrate":2}\n')
+    if b'"error"' not in answer or b"version 2" not in answer:
+        raise AssertionError(f"{answer}")
+
+
+def nonsense(w):
+    good = {"message": "prepare", "spicebd-migrate": 1, "id": "11" * 16,
+            "drive": {"personality": "disk"}, "medium": {"source": "spice", "id": "02" + "22" * 16},
+            "target": {}}
+    cases = [b"\n\n\0\0", b"GET / HTTP/1.0\r\n\r\n", b"[" * 100000, b'{"a":' * 5000,
+             b'{"message":"' + b"x" * 100000 + b'"}\n', b'{"message":"release"}\n',
+             b'{"message":7}\n', b'{"message":"prepare","spicebd-migrate":1}\n']
+    for key, value in (("id", "0"), ("id", 5), ("drive", []), ("drive", {"personality": "tape"}),
+                       ("medium", {}), ("medium", {"source": "spice", "id": "zz"}),
+                       ("medium", {"source": "nbd", "uri": "/etc/passwd"}),
+                       ("target", {"drive": "sda"}), ("target", {"link": "../x"}), ("target", 1)):
+        cases.append(json.dumps(dict(good, **{key: value})).encode() + b"\n")
+    for c in cases:
+        answer = say(w, c)
+        if answer and b'"error"' not in answer:
+            raise AssertionError(f"{c[:80]}: {answer}")
+    same(list(w.b.drives()), [], "drives made for them")
+    w.migrate()
+    same(w.answered(), 0, "a good one after them")
+    w.moved()
+
+
+def not_root(w):
+    p = subprocess.run(["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c",
+                        "import socket; socket.socket(socket.AF_UNIX).connect"
+                        f"('{w.b.run}/migrate.sock')"], capture_output=True, text=True, check=False)
+    if "PermissionError" not in p.stderr:
+        raise AssertionError(p.stderr or "anybody can connect")
+
+
+# ---- stopped at every step
+
+A, B = "a", "b"
+# what is right either way: as migrate says, or as the share does
+EITHER, SHARE = "either", "share"
+# name: which proxy, what is held there; whose the medium is in the end if it is cancelled or
+# a spicebdd dies there, and what is held then comes
+POINTS = (
+    ("the request", "b.stream", message("prepare"), A),
+    ("the target's place", "b.stream", message("prepared"), A),
+    ("the move's begin", "a.spice", BEGIN, A),
+    ("word that the share was told", "b.stream", message("begun"), A),
+    ("the target's acceptance", "b.spice", ACCEPT, A),
+    ("the share's word that it is accepted", "a.spice", READY, A),
+    ("the target's word that it is ready", "b.stream", message("ready"), A),
+    ("the commit", "a.spice", COMMIT, B),
+    ("the share's word to the target", "b.spice", GRANTED, B),
+    ("the share's word to the source", "a.spice", GRANTED, B),
+    ("the target's word that it runs", "b.stream", message("running"), B),
+)
+
+
+def proxy_of(w, where):
+    host, what = where.split(".")
+    return getattr(getattr(w, host), what)
+
+
+def stop_at(w, where, pattern):
+    p = proxy_of(w, where)
+    p.hold(pattern)
+    w.migrate()
+    p.wait()
+    return p
+
+
+def in_the_end(w, owner):
+    status = w.answered()
+    if owner == EITHER:
+        owner = A if status else B
+    if owner == SHARE:
+        said = until(lambda: re.search(r'"event": "(moved|stayed)"', w.share.text()),
+                     "the share says which it was")
+        owner = B if said[1] == "moved" else A
+        print(f"# {said[1]}")
+    if owner == A and not status:
+        raise AssertionError("migrate said that it had moved")
+    if owner == A:
+        w.stays()
+    else:
+        w.moved()
+
+
+def cancelled(w, where, pattern, owner):
+    p = stop_at(w, where, pattern)
+    w.a.ctl("migrate", w.drive["drive"], "--cancel", ok=owner == A)
+    p.go()
+    # The cancel may come while the last servers end.
+    in_the_end(w, EITHER if pattern is COMMIT else owner)
+
+
+def source_killed(w, where, pattern, owner):
+    p = stop_at(w, where, pattern)
+    old = w.a.kill()
+    p.go()
+    w.a.back(old)
+    in_the_end(w, SHARE if pattern is COMMIT else owner)
+
+
+def target_killed(w, where, pattern, owner):
+    p = stop_at(w, where, pattern)
+    old = w.b.kill()
+    p.go()
+    w.b.back(old)
+    in_the_end(w, owner)
+
+
+def without_share(pattern, owner):
+    """The commit is lost with it. What does not need it yet may find it back, or not."""
+    if pattern is COMMIT:
+        return A
+    return EITHER if pattern.pattern in (b'"message":"prepare"', b'"message":"prepared"') else owner
+
+
+def share_lost(w, where, pattern, owner):
+    """Its connections break, and come back."""
+    p = stop_at(w, where, pattern)
+    w.a.spice.cut()
+    w.b.spice.cut()
+    w.a.spice.open()
+    w.b.spice.open()
+    p.go()
+    in_the_end(w, without_share(pattern, owner))
+
+
+def share_killed(w, where, pattern, owner):
+    """And started anew, at the host that has the medium; in the end at the other one, too."""
+    p = stop_at(w, where, pattern)
+    w.share.kill()
+    p.go()
+    owner = without_share(pattern, owner)
+    w.share.start(w.b if owner == B else w.a)
+    if owner != B:
+        in_the_end(w, owner)
+        return
+    known = where == "b.stream"
+    w.moved(known)
+    if known:
+        return
+    # What a was not told it does not assume.
+    same([d["state"] for d in w.a.with_medium() if d["freeze"] == "frozen"] != [], True,
+         f"a is held: {w.told()}")
+    w.share.end()
+    w.share.start(w.a)
+    until(lambda: [d for d in w.a.drives().values() if d["state"] == "inactive"],
+          lambda: f"a is told: {w.told()}")
+    w.writer.fails()
+    w.answered()
+
+
+def undecided(w, how):
+    """The share never comes back: the administrator decides."""
+    p = stop_at(w, "a.spice", COMMIT)
+    w.share.kill()
+    p.go()
+    until(lambda: (w.a.migration("out") or {})["status"] == "released", "it is undecided")
+    same(w.writer.error, None, "the writer waits")
+    same(w.a.drives()[w.drive["index"]]["freeze"], "frozen", "the drive")
+    if not w.answered():
+        raise AssertionError("migrate said that it had moved")
+    if "undecided" not in w.answer.stderr:
+        raise AssertionError(w.answer.stderr)
+    w.a.ctl("migrate", w.drive["drive"], "--resolve", how)
+    if how == "give-up":
+        w.writer.fails()
+        same(w.a.drives()[w.drive["index"]]["state"], "inactive", "a")
+    else:
+        w.share.start(w.a)
+        w.stays()
+
+
+def ejected(w):
+    """By force, half-way: that is done at once, and nothing comes to the target."""
+    p = stop_at(w, "b.stream", message("ready"))
+    w.a.ctl("eject", w.drive["drive"], "--force")
+    p.go()
+    if not w.answered():
+        raise AssertionError("migrate said that it had moved")
+    w.writer.fails()
+    until(lambda: not w.b.drives(), lambda: f"nothing at b: {w.told()}")
+    same(w.a.drives()[w.drive["index"]]["state"], "empty", "a")
+
+
+def blocked(w):
+    """What would disturb it is refused, with the reason."""
+    p = stop_at(w, "b.stream", message("ready"))
+    name = w.drive["drive"]
+    for command, args in (("eject", {"id": name}), ("spicebd-drive-del", {"drive": name}),
+                          ("spicebd-freeze", {"drive": name}),
+                          ("spicebd-insert", {"drive": name, "source": "spice:"}),
+                          ("spicebd-migrate", {"drive": name,
+                                               "uri": f"unix:{w.b.run}/migrate.sock"})):
+        answer = w.a.qmp(command, **args)
+        if "being migrated" not in answer.get("error", {}).get("desc", ""):
+            raise AssertionError(f"{command}: {answer}")
+    p.go()
+    in_the_end(w, B)
+
+
+def main():
+    t, events = Tap(), Uevents()
+    wanted = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
+
+    def case(name, fn, *args, **world):
+        def run():
+            w = World(events, **world)
+            try:
+                fn(w, *args)
+            except BaseException:
+                w.logs()
+                raise
+            finally:
+                w.end()
+        if wanted.search(name):
+            t.test(name, run)
+
+    case("there, and back", there_and_back)
+    case("a drive of special parameters, locked", same_parameters, write=False,
+         add=("disk", "--queues", "2", "--depth", "17", "--max-io", "65536", "--reconnect-timeout",
+              "33", "--stall-timeout", "44"), insert=())
+    case("a CD drive", same_parameters, write=False, args=("--cdrom",), insert=())
+    case("a held drive gets it", held_drive)
+    case("over ssh", by_ssh)
+    case("to a link with a password", by_invitation, ports=(5951, 5952))
+    case("a plain NBD medium", plain, nbd=True)
+    case("a plain NBD medium, cancelled", plain_cancelled, nbd=True)
+    case("a plain NBD medium, undecided: a", plain_undecided, A, nbd=True)
+    case("a plain NBD medium, undecided: b", plain_undecided, B, nbd=True)
+    case("nobody there", no_target)
+    case("somebody who says nothing", silent_target)
+    case("the share cannot go there", share_cannot_go)
+    case("no link there", no_link)
+    case("no room there", no_room, room=False)
+    case("another version there", other_version_there)
+    case("another version comes", other_version_here)
+    case("nonsense comes", nonsense)
+    case("others than root", not_root)
+    case("what would disturb it", blocked)
+    case("the medium is ejected by force", ejected)
+    for how, fn in (("cancelled", cancelled), ("the source's spicebdd is killed", source_killed),
+                    ("the target's spicebdd is killed", target_killed),
+                    ("the share's connections break", share_lost),
+                    ("the share is killed", share_killed)):
+        for name, where, pattern, owner in POINTS:
+            case(f"{how}, held: {name}", fn, where, pattern, owner)
+    case("undecided: run here", undecided, "run-here")
+    case("undecided: give up", undecided, "give-up")
+    return t.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * migrate: a drive's medium goes to another host. What takes rights or programs is
+ * done here: the other spicebdd's socket is opened, or an ssh is started, and
+ * spicebdd is given the descriptor. The ssh is ours, and ends with us.
+ */
+#include "ctl.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "sock.h"
+
+#define ASK_MS		10000
+#define MIGRATE_MS	180000	/* spicebdd's own limits are shorter */
+
+extern char **environ;
+
+/**
+ * struct migrate_args - the command line
+ * @to: where to
+ * @resolve, @cancel, @serve: instead of that
+ */
+struct migrate_args {
+	const char *to, *to_drive, *link, *share_uri, *share_subject, *resolve;
+	bool cancel, serve, json;
+};
+
+static int parse(const struct verb *v, int argc, char **argv, struct migrate_args *a)
+{
+	static const struct option opts[] = {
+		{ "to", required_argument, NULL, 't' },
+		{ "to-drive", required_argument, NULL, 'd' },
+		{ "link", required_argument, NULL, 'l' },
+		{ "share-uri", required_argument, NULL, 'u' },
+		{ "share-subject", required_argument, NULL, 's' },
+		{ "resolve", required_argument, NULL, 'r' },
+		{ "cancel", no_argument, NULL, 'c' },
+		{ "serve", no_argument, NULL, 'S' },
+		OPT_HELP, OPT_JSON, OPT_END
+	};
+	int c, status;
+
+	while ((c = verb_option(v, argc, argv, opts, &a->json, &status))) {
+		switch (c) {
+		case 't':
+			a->to = optarg;
+			break;
+		case 'd':
+			a->to_drive = optarg;
+			break;
+		case 'l':
+			a->link = optarg;
+			break;
+		case 'u':
+			a->share_uri = optarg;
+			break;
+		case 's':
+			a->share_subject = optarg;
+			break;
+		case 'r':
+			a->resolve = optarg;
+			break;
+		case 'c':
+			a->cancel = true;
+			break;
+		case 'S':
+			a->serve = true;
+			break;
+		}
+	}
+	return status;
+}
+
+/* ---- the way to the other spicebdd */
+
+/* ssh://[USER@]HOST[:PORT], of which nothing may look like an option. */
+static int ssh_args(const char *uri, char *where, size_t size, char *port, size_t port_size)
+{
+	const char *host = uri + strlen("ssh://"), *colon = strrchr(host, ':');
+	size_t len = colon && !strchr(colon, ']') ? (size_t)(colon - host) : strlen(host);
+	uint32_t number = 22;
+
+	if (!len || len >= size || *host == '-' || memchr(host, '/', len))
+		return -EINVAL;
+	if (host[len] && (!parse_u32(host + len + 1, 65535, &number) || !number))
+		return -EINVAL;
+	snprintf(where, size, "%.*s", (int)len, host);
+	snprintf(port, port_size, "%u", number);
+	return 0;
+}
+
+static int spawn_ssh(const char *uri, pid_t *pid, struct fault *f)
+{
+	char where[256], port[8];
+	char *argv[] = { "ssh", "-T", "-o", "BatchMode=yes", "-p", port, "--", where,
+			 "spicebdctl migrate --serve", NULL };
+	posix_spawn_file_actions_t fa;
+	int sv[2], r;
+
+	if (ssh_args(uri, where, sizeof(where), port, sizeof(port)) < 0) {
+		fault_set(f, EXIT_USAGE, "\"%s\" is not ssh://[USER@]HOST[:PORT]", clean(uri));
+		return -EINVAL;
+	}
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
+		fault_set(f, EXIT_REFUSED, "no socket for ssh: %s", strerror(errno));
+		return -errno;
+	}
+	posix_spawn_file_actions_init(&fa);
+	posix_spawn_file_actions_adddup2(&fa, sv[1], STDIN_FILENO);
+	posix_spawn_file_actions_adddup2(&fa, sv[1], STDOUT_FILENO);
+	r = posix_spawnp(pid, argv[0], &fa, NULL, argv, environ);
+	posix_spawn_file_actions_destroy(&fa);
+	close(sv[1]);
+	if (!r)
+		return sv[0];
+	close(sv[0]);
+	fault_set(f, EXIT_REFUSED, "cannot run ssh: %s", strerror(r));
+	return -r;
+}
+
+static int way_to(const char *uri, pid_t *pid, struct fault *f)
+{
+	int fd;
+
+	if (!strncmp(uri, "ssh://", 6))
+		return spawn_ssh(uri, pid, f);
+	if (strncmp(uri, "unix:", 5)) {
+		fault_set(f, EXIT_USAGE, "\"%s\": the other host is at ssh://[USER@]HOST or unix:PATH",
+			  clean(uri));
+		return -EINVAL;
+	}
+	fd = sock_connect(uri + 5, SOCK_STREAM);
+	if (fd < 0)
+		fault_set(f, EXIT_REFUSED, "cannot reach the other spicebdd at %s: %s; is it "
+			  "running?", clean(uri + 5), strerror(-fd));
+	return fd;
+}
+
+/* ---- what is asked of spicebdd */
+
+static int ask(const char *command, JsonObject *a, int fd, int timeout_ms, struct fault *f)
+{
+	struct qmp *q = daemon_connect(DAEMON_IF_RUNNING, f);
+	JsonNode *r = NULL;
+
+	if (q)
+		r = qmp_call(q, command, a, fd, timeout_ms, f);
+	else
+		json_object_unref(a);
+	if (q)
+		qmp_close(q);
+	if (!r)
+		return -EIO;
+	json_node_unref(r);
+	return 0;
+}
+
+static JsonObject *of_drive(const struct kernel_drive *d)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "drive", d->name);
+	return o;
+}
+
+static void put(JsonObject *o, const char *name, const char *value)
+{
+	if (value)
+		json_object_set_string_member(o, name, value);
+}
+
+static int migrate(const struct migrate_args *a, const struct kernel_drive *d, struct fault *f)
+{
+	JsonObject *o = of_drive(d);
+	pid_t ssh = -1;
+	int fd = way_to(a->to, &ssh, f), r;
+
+	if (fd < 0) {
+		json_object_unref(o);
+		return fd;
+	}
+	put(o, "uri", a->to);
+	put(o, "to-drive", a->to_drive);
+	put(o, "link", a->link);
+	put(o, "share-uri", a->share_uri);
+	put(o, "share-subject", a->share_subject);
+	r = ask("spicebd-migrate", o, fd, MIGRATE_MS, f);
+	close(fd);
+	if (ssh > 0) {
+		kill(ssh, SIGTERM);
+		waitpid(ssh, NULL, 0);
+	}
+	return r;
+}
+
+static int settle(const struct migrate_args *a, const struct kernel_drive *d, struct fault *f)
+{
+	JsonObject *o = of_drive(d);
+
+	if (a->cancel)
+		return ask("spicebd-migrate-cancel", o, -1, ASK_MS, f);
+	put(o, "how", a->resolve);
+	return ask("spicebd-migrate-resolve", o, -1, ASK_MS, f);
+}
+
+/* ---- the far end of an ssh */
+
+/* Bytes there are; false: that direction is over. */
+static bool hand_on(int from, int to)
+{
+	char buf[16384];
+	ssize_t n = read(from, buf, sizeof(buf)), done = 0;
+
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return true;
+	while (done < n) {
+		ssize_t w = write(to, buf + done, n - done);
+
+		if (w < 0 && errno != EINTR)
+			return false;
+		done += w > 0 ? w : 0;
+	}
+	return n > 0;
+}
+
+static int serve(struct fault *f)
+{
+	struct qmp *q = daemon_connect(DAEMON_MUST, f);
+	struct pollfd p[2] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .events = POLLIN } };
+	char path[108];
+
+	if (!q)
+		return -EIO;
+	qmp_close(q);
+	p[1].fd = run_path(path, sizeof(path), "migrate.sock") ? sock_connect(path, SOCK_STREAM) :
+		  -ENAMETOOLONG;
+	if (p[1].fd < 0) {
+		fault_set(f, EXIT_REFUSED, "cannot reach spicebdd at %s: %s", path,
+			  strerror(-p[1].fd));
+		return p[1].fd;
+	}
+	while (poll(p, 2, -1) > 0 || errno == EINTR) {
+		if (p[0].revents && !hand_on(STDIN_FILENO, p[1].fd))
+			break;
+		if (p[1].revents && !hand_on(p[1].fd, STDOUT_FILENO))
+			break;
+	}
+	close(p[1].fd);
+	return 0;
+}
+
+int verb_migrate(const struct verb *v, int argc, char **argv)
+{
+	struct migrate_args a = { 0 };
+	struct kernel_drive d = { 0 };
+	struct fault f = { 0 };
+	int r = parse(v, argc, argv, &a);
+
+	if (r >= 0)
+		return r;
+	if (!!a.to + !!a.resolve + a.cancel + a.serve != 1)
+		return verb_usage(v, "one of --to, --cancel, --resolve and --serve is needed");
+	if (a.serve)
+		return serve(&f) < 0 ? fault_tell(&f) : EXIT_DONE;
+	if (argc - optind != 1)
+		return verb_usage(v, "name one drive");
+	if (a.resolve && strcmp(a.resolve, "run-here") && strcmp(a.resolve, "give-up"))
+		return verb_usage(v, "--resolve is run-here or give-up");
+	if (drive_get(argv[optind], &d, &f) < 0)
+		return fault_tell(&f);
+	r = a.to ? migrate(&a, &d, &f) : settle(&a, &d, &f);
+	if (r < 0)
+		return fault_tell(&f);
+	if (a.json)
+		json_print_object(of_drive(&d));
+	else if (a.to)
+		printf("%s: the medium is at %s now\n", d.name, clean(a.to));
+	return EXIT_DONE;
+}
