@@ -247,8 +247,8 @@ static int start_link(const struct linkconf *l, struct fault *f)
 		return compare_running(l, f);
 	if (try_address(l, f) < 0)
 		return -EINVAL;
-	/* A relay serves no drive of this machine. */
-	if (!l->relay[0] || !daemon_by_systemd()) {
+	/* A relay serves no drive of this machine: there may be no module for a daemon. */
+	if (!l->relay[0]) {
 		q = daemon_connect(DAEMON_MUST, f);
 		if (!q)
 			return -ENOENT;
