@@ -6,16 +6,30 @@ The sockets are what QEMU's -chardev socket would be connected to; what only a r
 guest does is selftests/guest's to test.
 """
 # timeout: 120
+import contextlib
 import hashlib
 import os
+import select
+import tempfile
+import time
 
 import linktest as t
 import relaytest as r
+from ticket import NOT_IN
+from tls import certificates
+
+
+def status(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
 
 
 def confined(relay):
-    with open(f"/proc/{relay.proc.pid}/status", encoding="ascii") as f:
-        s = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    # It says that it listens just before it shuts itself in.
+    end = time.monotonic() + 40
+    while status(relay.proc.pid)["Seccomp"] != "2" and time.monotonic() < end:
+        select.select([], [], [], 0.02)
+    s = status(relay.proc.pid)
     t.ok(s["NoNewPrivs"] == "1" and s["Seccomp"] == "2" and int(s["CapBnd"], 16) == 0 and
          (os.geteuid() or "0" not in s["Uid"].split()), "the relay has no rights left")
     t.ok(not os.path.exists(f"{relay.dir}/link/t.sock"), "and no daemon will take it for a link")
@@ -82,31 +96,43 @@ def lives(relay, guest, image, nbd):
     share.close()
 
 
-def tickets():
+def tickets(tls):
     """The password opens one session; the secret of the guest's link its later ones."""
     offers = [t.offer(1, 512, "m")]
-    with r.Relay(tcp=True, password="x") as relay:
-        relay.fds = {}
+    what = "TLS" if tls else "TCP"
+    kw = {"caps": t.CAP_CHECKS}
+    with contextlib.ExitStack() as stack:
+        conf = ""
+        if tls:
+            c = stack.enter_context(tempfile.TemporaryDirectory())
+            certificates(c)
+            conf = f"tls-cert={c}/cert.pem\ntls-key={c}/key.pem\ntls-ca={c}/ca.pem\n"
+            kw["ca_file"] = f"{c}/ca.pem"
+        relay = stack.enter_context(r.Relay(conf=conf, tcp=True, password="x"))
+        uri = f"spice://127.0.0.1?tls-port={relay.port}" if tls else relay.uri
         relay.ready()
-        with r.GuestLink(relay.prefix) as guest:
-            d = guest.daemon()
-            d.send(t.ADD_PORT, 0)
-            with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, offers=offers):
-                back(d, 1)
-                with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, secret="") as other:
-                    e = other.wait("port", "error-auth", "error-link", "error-io", "gone")
-                    t.ok(e[0] != "port", "a second client is refused")
-            gone(d, 1)
-            with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, secret="") as stranger:
-                e = stranger.wait("port", "error-auth", "error-link", "error-io", "gone")
-                t.ok(e[0] == "error-auth", "the password that was used opens nothing")
-            relay.kill()
-            relay.start()
-            relay.ready()
-            with t.Share(relay.uri, "x", caps=t.CAP_CHECKS, offers=offers):
-                back(d, 1)
-                t.ok(True, "the share comes again by the secret of the guest's link, "
-                     "also to the next relay")
+        guest = stack.enter_context(r.GuestLink(relay.prefix))
+        d = guest.daemon()
+        d.send(t.ADD_PORT, 0)
+        with t.Share(uri, "x", offers=offers, **kw):
+            back(d, 1)
+            with t.Share(uri, "x", secret="", **kw) as other:
+                e = other.wait("port", *NOT_IN)
+                t.ok(e[0] != "port", f"{what}: a second client is refused")
+        gone(d, 1)
+        with t.Share(uri, "x", secret="", **kw) as stranger:
+            e = stranger.wait("port", *NOT_IN)
+            t.ok(e[0] == "error-auth", f"{what}: the password that was used opens nothing")
+        relay.kill()
+        relay.start()
+        relay.ready()
+        image = stack.enter_context(t.pattern_file(16 << 20))
+        nbd = stack.enter_context(t.Nbdkit(image.name))
+        with t.Share(uri, "x", offers=[t.offer(1, 16 << 20, "m")], nbd=nbd.sock, **kw):
+            back(d, 1)
+            t.ok(True, f"{what}: the share comes again by the secret of the guest's link, "
+                 "also to the next relay")
+            data(d, 0, image.name)
 
 
 def main():
@@ -116,7 +142,8 @@ def main():
         confined(relay)
         with r.GuestLink(relay.prefix) as guest:
             lives(relay, guest, image.name, nbd.sock)
-    tickets()
+    tickets(False)
+    tickets(True)
 
 
 t.run(main)
