@@ -28,7 +28,9 @@ static void parse_all(const struct frame_header *h, const uint8_t *p)
 	uint8_t out[FRAME_SMALL_MAX];
 	struct frame_tx tx = { .epoch = 1 };
 	struct frame_hello hello;
+	struct frame_move_state state;
 	struct frame_offer offer;
+	struct frame_move move;
 	uint32_t v[4];
 	uint64_t u;
 
@@ -48,6 +50,11 @@ static void parse_all(const struct frame_header *h, const uint8_t *p)
 	frame_parse_u32s(p, h->length, v, h->length % 5);
 	frame_parse_notice(p, h->length, &v[0], &v[1], text);
 	frame_parse_eject(p, h->length, &v[0], &v[1], &v[2]);
+	/* What was parsed packs again to what it was. */
+	if (frame_parse_move(p, h->length, &move))
+		must(frame_pack_move(&tx, out, &move) == FRAME_HEADER_LEN + h->length);
+	if (frame_parse_move_state(p, h->length, &state))
+		must(frame_pack_move_state(&tx, out, &state) == FRAME_HEADER_LEN + h->length);
 	frame_parse_u64(p, h->length, &u);
 	frame_name_ok((const char *)p, h->length);
 	must(frame_type_str(h->type) && frame_code_str(h->stream));

@@ -29,7 +29,7 @@ def until(test, what, limit=LIMIT):
             return found
         if time.monotonic() > end:
             raise AssertionError(f"not within {limit} s: {what() if callable(what) else what}")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def same(got, want, what):

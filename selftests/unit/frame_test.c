@@ -972,6 +972,60 @@ static void test_names(void)
 	CHECK(frame_name_ok(big, FRAME_NAME_MAX) && !frame_name_ok(big, FRAME_NAME_MAX + 1));
 }
 
+static void test_moves(void)
+{
+	struct frame_move m = {
+		.verb = FRAME_MOVE_BEGIN, .offer = 7, .port = 9, .uri = "spice://host:5900",
+		.subject = "CN=host", .ticket = "0123",
+	}, back;
+	struct frame_move_state s = {
+		.result = FRAME_MOVE_OVER, .offer = 7, .owner_epoch = 3, .text = "why not",
+	}, said;
+	struct frame_tx tx = { .epoch = 5 };
+	uint8_t b[FRAME_SMALL_MAX], *p = b + FRAME_HEADER_LEN;
+	size_t len, i;
+
+	memset(m.id, 0x1d, sizeof(m.id));
+	memcpy(s.id, m.id, sizeof(s.id));
+	len = frame_pack_move(&tx, b, &m) - FRAME_HEADER_LEN;
+	CHECK(frame_parse_move(p, len, &back) && !memcmp(&m, &back, sizeof(m)));
+	for (i = 0; i < len; i++)
+		CHECK(!frame_parse_move(p, i, &back));
+	CHECK(!frame_parse_move(p, len + 1, &back));
+	p[32] = '\n';
+	CHECK(!frame_parse_move(p, len, &back));
+	for (m.verb = FRAME_MOVE_COMMIT; m.verb <= FRAME_MOVE_DONE; m.verb++) {
+		len = frame_pack_move(&tx, b, &m) - FRAME_HEADER_LEN;
+		CHECK(len == 24 && frame_parse_move(p, len, &back) && back.verb == m.verb &&
+		      !back.uri[0] && !memcmp(back.id, m.id, sizeof(m.id)));
+		CHECK(!frame_parse_move(p, len - 1, &back) && !frame_parse_move(p, len + 1, &back));
+	}
+	p[0] = 6;
+	CHECK(!frame_parse_move(p, 24, &back));
+	p[0] = 2;
+	memset(p + 8, 0, FRAME_UUID_LEN);
+	CHECK(!frame_parse_move(p, 24, &back));
+
+	/* The longest of each fits. */
+	m.verb = FRAME_MOVE_BEGIN;
+	memset(m.uri, 'u', FRAME_MOVE_URI_MAX);
+	memset(m.subject, 's', FRAME_MOVE_SUBJECT_MAX);
+	memset(m.ticket, 't', FRAME_MOVE_TICKET_MAX);
+	len = frame_pack_move(&tx, b, &m);
+	CHECK(len <= FRAME_SMALL_MAX && frame_parse_move(p, len - FRAME_HEADER_LEN, &back) &&
+	      !memcmp(&m, &back, sizeof(m)));
+
+	len = frame_pack_move_state(&tx, b, &s) - FRAME_HEADER_LEN;
+	CHECK(frame_parse_move_state(p, len, &said) && !memcmp(&s, &said, sizeof(s)));
+	for (i = 0; i < 28; i++)
+		CHECK(!frame_parse_move_state(p, i, &said));
+	CHECK(frame_parse_move_state(p, 28, &said) && !said.text[0]);
+	p[28] = 1;
+	CHECK(!frame_parse_move_state(p, len, &said));
+	p[0] = 5;
+	CHECK(!frame_parse_move_state(p, 28, &said));
+}
+
 static void test_strings(void)
 {
 	unsigned int i;
@@ -1015,6 +1069,7 @@ static const struct {
 	{ test_numbers, "numbers" },
 	{ test_texts, "texts" },
 	{ test_eject_and_answer, "requests for a medium and their answers" },
+	{ test_moves, "a medium's move to another host" },
 	{ test_names, "names" },
 	{ test_strings, "strings" },
 };
