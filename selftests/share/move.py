@@ -119,6 +119,10 @@ class Case:
         n.pwrite(b"B" * 4096, 4096)
         n.shutdown()
 
+    def at_b_alone(self):
+        self.b.away(False)
+        self.b.open().nbd().shutdown()
+
     def at_a_again(self):
         self.a.away(False)
         self.a.open().nbd().shutdown()
@@ -174,6 +178,21 @@ def and_back():
     c.b.move(DONE, c.id)
     check(c.b.server.uri in c.share.event("left")["text"].split(":  ")[0], "which host it left")
     c.at_a_again()
+
+
+def not_ejected():
+    """a share that ends with the eject does not take the move for one"""
+    c = Case("--read-write", "--exit-on-eject")
+    c.a.link.notice(s.INSERTED, c.a.link.offer("disk.img"))
+    c.moved()
+    c.a.link.notice(s.EJECTED, c.a.link.offer("disk.img"))
+    c.a.move(DONE, c.id)
+    c.share.event("left")
+    c.b.link.notice(s.INSERTED, c.b.link.offer("disk.img"))
+    c.share.event("inserted", drive=c.b.n)
+    c.at_b_alone()
+    c.b.link.notice(s.EJECTED, c.b.link.offer("disk.img"))
+    equal(c.share.wait(), 0, "exit status")
 
 
 def waits():
@@ -370,6 +389,6 @@ def in_the_commit():
 
 
 if __name__ == "__main__":
-    s.run([moves, and_back, waits, in_the_commit, cancelled, too_late, cancelled_there, not_accepted,
+    s.run([moves, and_back, not_ejected, waits, in_the_commit, cancelled, too_late, cancelled_there, not_accepted,
            accepted_before, unreachable, ticket, asked_later, killed_before, killed_after,
            cannot_write_down, one_at_a_time, hostile])

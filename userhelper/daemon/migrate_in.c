@@ -108,10 +108,12 @@ static void inserted(int r, struct drive *in, const struct derr *e, void *arg)
 	struct drive *d = m ? migration_drive(m) : NULL;
 
 	g_free(arg);
-	if (!m || !d)
-		return;
-	m->busy = false;
-	if (m->phase == MIG_FAILED)
+	if (m)
+		m->busy = false;
+	/* It was dropped meanwhile. */
+	if (!r && (!m || m->phase == MIG_FAILED))
+		drive_eject(in, true, NULL);
+	if (!m || !d || m->phase == MIG_FAILED)
 		return;
 	d->blockers |= BLOCK_MIGRATE;
 	if (!r && !is_the_medium(m, d->medium))

@@ -94,8 +94,11 @@ static void site_part(struct site *site)
 		struct offer *o = g_ptr_array_index(share->offers, i);
 
 		memset(o->inserted + index * SHARE_DRIVES_MAX / 8, 0, SHARE_DRIVES_MAX / 8);
-		if (o->owner == index)
-			o->owner = -1;
+		if (o->owner != index)
+			continue;
+		o->owner = -1;
+		if (!share->stopping)
+			session_offer_all_ports(o, -1);
 	}
 	if (site->leaving)
 		g_source_remove(site->leaving);

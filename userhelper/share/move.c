@@ -237,6 +237,9 @@ static void grant(struct move *m, struct offer *o)
 	m->owner_epoch = o->owner_epoch;
 	m->result = FRAME_MOVE_GRANTED;
 	m->committing = false;
+	/* Its user is told so by the drives; but it is in none at no time. */
+	offer_set_inserted(o, m->to, true);
+	offer_set_inserted(o, m->from, false);
 	retire(m);
 	session_offer_all_ports(o, -1);
 	tell(m, m->to);
