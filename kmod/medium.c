@@ -451,6 +451,18 @@ static void hide(struct sbd_drive *d, bool unused)
 	sbd_event(d, SPICEBD_EVENT_MEDIUM_CHANGED);
 }
 
+/*
+ * A frozen drive's medium is not shown yet. But who opens the drive to wait for
+ * it, as the target of a migration does, asks for its size only then. A disk's
+ * comes with its partitions. Context: the work item.
+ */
+static void show_size(struct sbd_drive *d, u64 size)
+{
+	if (d->personality == SPICEBD_PERSONALITY_CDROM)
+		set_capacity(d->disk, round_down(size, SBD_CDROM_BLOCK) >>
+					      SECTOR_SHIFT);
+}
+
 /**
  * sbd_medium_work - bring what the block layer was shown in line with the state
  * @work: sbd_drive.medium_work
@@ -476,15 +488,20 @@ void sbd_medium_work(struct work_struct *work)
 
 		if (d->leftover && unused && !d->shown)
 			drop_partitions(d);
-		if (wanted == d->shown)
+		if (wanted == d->shown) {
+			if (!wanted)
+				show_size(d, 0);
 			break;
+		}
 		if (d->shown) {
 			hide(d, unused);
 			continue;
 		}
 		/* It would be read from. Thawing comes back here. */
-		if (frozen)
+		if (frozen) {
+			show_size(d, m.size);
 			break;
+		}
 		show(d, wanted, &m);
 	}
 	memalloc_noio_restore(noio);

@@ -423,6 +423,38 @@ def made_held():
         h.done()
 
 
+def a_disc_in_a_held_drive():
+    """Who waits for the drive may know how large it will be, and no more."""
+    with module("drives=cdrom", "held=1"):
+        nl = Netlink().manage()
+        reaches(nl, FROZEN)
+        uevents = Uevents()
+        h = Helper(0, 8 << 20)
+        fd = os.open("/dev/spicebd0", os.O_RDONLY | os.O_NONBLOCK)
+        same(os.lseek(fd, 0, os.SEEK_END), 0, "the size before")
+        h.insert(wait=0)
+        assert wait_until(lambda: os.lseek(fd, 0, os.SEEK_END) == 8 << 20, LONG)
+        try:
+            os.open("/dev/spicebd0", os.O_RDONLY)
+            raise AssertionError("opened")
+        except OSError as e:
+            same(e.errno, errno.ENOMEDIUM)
+        same(h.eject(force=True), 0, "a forced eject")
+        assert wait_until(lambda: os.lseek(fd, 0, os.SEEK_END) == 0, LONG)
+        h.insert(wait=0)
+        assert wait_until(lambda: os.lseek(fd, 0, os.SEEK_END) == 8 << 20, LONG)
+        same([e for e in uevents.read(1) if "DISK_MEDIA_CHANGE" in e], [], "told")
+        same(h.log, [], "requests")
+        # Before anybody, udev too, can have read it.
+        h.store.memory[4 << 20:(4 << 20) + 4096] = b"held" * 1024
+        nl.thaw(0, "start")
+        assert wait_until(lambda: nl.drive(0)["state"] & S_READY, LONG)
+        same(len([e for e in uevents.read(1) if "DISK_MEDIA_CHANGE" in e]), 1)
+        assert os.pread(fd, 4096, 4 << 20) == b"held" * 1024
+        os.close(fd)
+        h.done()
+
+
 def the_helper_dies():
     """The clock of the reconnect timeout stands while the drive is frozen."""
     with module("drives=disk"):
@@ -504,6 +536,6 @@ run(drained_then_flushed, with_memory(drained_then_flushed),
     a_read_only_medium_is_not_flushed, holders_are_counted_by_name,
     limits_come, a_flush_that_fails, thawed_before_it_was_frozen,
     verbs_while_frozen, with_memory(verbs_while_frozen), a_cdrom,
-    insert_while_frozen, made_held, the_helper_dies,
+    insert_while_frozen, made_held, a_disc_in_a_held_drive, the_helper_dies,
     with_memory(the_helper_dies), cycles_under_load,
     with_memory(cycles_under_load))
