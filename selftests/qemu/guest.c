@@ -5,7 +5,7 @@
  * block devices, and takes commands, one answer each:
  *
  *	status DEV	what CDROM_DRIVE_STATUS says
- *	sum DEV		size, and the Adler-32 of all of it
+ *	sum DEV		size, and the Adler-32 of all of it, from the drive
  *	eject DEV	unlock the door, and eject
  *	load DEV	close the tray
  *	path DEV	where sysfs has it
@@ -84,6 +84,7 @@ static void do_sum(const char *dev)
 
 	if (fd < 0)
 		return;
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 	while ((n = read(fd, buf, sizeof(buf))) > 0) {
 		for (ssize_t i = 0; i < n; i++) {
 			a += buf[i];

@@ -18,7 +18,8 @@ class Linux(Qemu):
     """A guest that boots; up() returns when it has"""
 
     def __init__(self, directory, *args):
-        subprocess.run([f"{HERE}/mkguest", os.environ["SPICEBD_VM"], directory], check=True)
+        if not os.path.exists(f"{directory}/initrd"):
+            subprocess.run([f"{HERE}/mkguest", os.environ["SPICEBD_VM"], directory], check=True)
         self.console = f"{directory}/guest-console"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"{directory}/port")
