@@ -118,16 +118,18 @@ class Guest:
                 print(f"# {line}")
         return rc == 0
 
-    def booted_anew(self, q):
-        """Resets the machine, which is not told beforehand. wait("up") follows."""
+    def boot_anew(self, q, limit=400):
+        """Resets the machine, which is not told beforehand, and waits for it."""
         self.run("sync")
-        # The launcher's QEMU ends where another one would reset.
+        # The launcher's QEMU ends where another one would reset; firmware may do so
+        # once more on its own.
         q("set-action", reboot="reset")
         for name in os.listdir(self.dir):
             os.unlink(os.path.join(self.dir, name))
         self.n = 0
         q("system_reset")
         q.wait("RESET")
+        self.wait("up", limit)
         q("set-action", reboot="shutdown")
 
     def stop(self):
