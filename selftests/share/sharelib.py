@@ -216,7 +216,10 @@ class Share:
 
     def event(self, name, /, limit=LIMIT, **match):
         while True:
-            e = json.loads(self.out.get(limit))
+            try:
+                e = json.loads(self.out.get(limit))
+            except EOFError as end_of_output:
+                raise EOFError(f"{end_of_output}; {self.errors()}") from None
             if e["event"] == name and all(e.get(k) == v for k, v in match.items()):
                 return e
 
