@@ -531,8 +531,11 @@ void fskeep_abort(struct fskeep *k)
 bool fskeep_any(const char *drive)
 {
 	char path[108];
+	struct stat st;
 
-	return run_path(path, sizeof(path), "fsfreeze/%s", drive) && access(path, F_OK) == 0;
+	/* One that was killed before it wrote had frozen nothing. */
+	return run_path(path, sizeof(path), "fsfreeze/%s", drive) && stat(path, &st) == 0 &&
+	       st.st_size > 0;
 }
 
 /* A keeper that is there: until it ends. */
@@ -560,8 +563,6 @@ int fskeep_finish(const char *drive, struct fault *f)
 {
 	int fd, r = 0;
 
-	if (!fskeep_any(drive))
-		return 0;
 	fd = record_open(drive, 0, f);
 	if (fd < 0)
 		return fd == -ENOENT ? 0 : fd;
