@@ -77,7 +77,9 @@ static void set_asleep(bool asleep)
 		spin_lock(&d->lock);
 		list_for_each_entry(s, &d->socks, node)
 			WRITE_ONCE(s->last_answer, jiffies);
-		sbd_queue_clock(d);
+		/* Where time was over before, it stays over. */
+		if (!asleep || !(d->gate & SBD_GATE_EXPIRED))
+			sbd_queue_clock(d);
 		spin_unlock(&d->lock);
 	}
 }
