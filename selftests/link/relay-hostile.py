@@ -190,7 +190,8 @@ def client_noise(relay):
         s.guest.hear(t.RESYNC)
         s.guest.hello(20)
         s.client.wait("hello")
-        t.ok(relay.rss_kib() - before < 8 << 10, "noise of a client: a new session, nothing is kept")
+        t.ok(relay.rss_kib() - before < 8 << 10,
+             "noise of a client: a new session, nothing is kept")
 
 
 def client_half(relay):
