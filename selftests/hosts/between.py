@@ -287,6 +287,8 @@ def plain_undecided(w, owner):
     old = w.b.kill()
     w.b.back(old)
     for h, direction, want in ((w.a, "out", "released"), (w.b, "in", "accepted")):
+        until(lambda h=h: [d["medium"]["link"]["up"] for d in h.with_medium()] == [True],
+              lambda h=h: f"{h.name} is taken up again: {w.told()}")
         same([d["freeze"] for d in h.with_medium()], ["frozen"], "the drive, started anew")
         same(h.migration(direction)["status"], want, h.name)
     same(len(w.share.connections()), count, "writes meanwhile")

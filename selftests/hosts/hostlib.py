@@ -352,7 +352,7 @@ class Server:
             return [int(c) for c in re.findall(r"connection=(\d+) Write id", f.read())]
 
     def end(self):
-        self.p.terminate()
+        self.p.kill()		# it waits for its clients else
         self.p.wait(LIMIT)
 
 

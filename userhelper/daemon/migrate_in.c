@@ -379,7 +379,7 @@ static int say_prepared(struct migration *m, JsonObject *target, struct derr *e)
 	struct drive *d = migration_drive(m);
 	JsonObject *o = migration_message("prepared");
 	char uri[FRAME_MOVE_URI_MAX + 1];
-	const char *subject = member_str(target, "share-subject", NULL);
+	const char *subject = target ? member_str(target, "share-subject", NULL) : NULL;
 
 	json_object_set_string_member(o, "drive", d->k.name);
 	if (m->arbiter) {
