@@ -544,18 +544,11 @@ static void migrate_cancel(struct cmd *c)
 
 static void migrate_resolve(struct cmd *c)
 {
-	const char *how = arg_str(c, "how");
-	bool here = !strcmp(how, "run-here");
+	bool here = !strcmp(arg_str(c, "how"), "run-here");
+	struct migration *m = arg_migration(c);
 	struct derr e;
-	struct migration *m;
 	int r = 0;
 
-	if (!here && strcmp(how, "give-up")) {
-		derr_set(&e, EINVAL, "Parameter 'how' is 'run-here' or 'give-up'");
-		cmd_fail(c, &e);
-		return;
-	}
-	m = arg_migration(c);
 	if (!m)
 		return;
 	if (m->incoming)
@@ -597,7 +590,7 @@ const struct cmd_desc commands_migrate[] = {
 	{ "spicebd-migrate", migrate_cmd, 0,
 	  "drive:s uri:s to-drive:s? link:s? share-uri:s? share-subject:s?", NULL },
 	{ "spicebd-migrate-cancel", migrate_cancel, 0, "drive:s", NULL },
-	{ "spicebd-migrate-resolve", migrate_resolve, 0, "drive:s how:s", NULL },
+	{ "spicebd-migrate-resolve", migrate_resolve, 0, "drive:s how:SpicebdMigrationOwner", NULL },
 	{ "spicebd-query-migrate", query_migrate, 0, "", "[SpicebdMigration]" },
 	{ NULL, NULL, 0, NULL, NULL },
 };

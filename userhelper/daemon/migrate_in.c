@@ -292,7 +292,8 @@ static struct drive *make_drive(JsonObject *o, uint32_t personality, struct derr
 	return drive_add(&n, &d, e) < 0 ? NULL : d;
 }
 
-static struct drive *find_drive(JsonObject *drive, JsonObject *target, bool *made, struct derr *e)
+static struct drive *find_drive(JsonObject *drive, JsonObject *target, bool *made,
+				struct derr *e)
 {
 	const char *personality = member_str(drive, "personality", "");
 	const char *name = member_str(target, "drive", NULL);

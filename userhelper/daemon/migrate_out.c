@@ -91,8 +91,8 @@ static void put_out(struct migration *m)
 	if (d->medium && d->medium->state == MEDIUM_IN)
 		medium_out(d->medium);
 	g_free(d->moved);
-	d->moved = g_strdup_printf("medium '%s' is at another host now: drive %s at %s", m->name ?: "",
-				   m->far_drive ?: "?", m->peer ?: "?");
+	d->moved = g_strdup_printf("medium '%s' is at another host now: drive %s at %s",
+				   m->name ?: "", m->far_drive ?: "?", m->peer ?: "?");
 	d->blockers &= ~(BLOCK_MIGRATE | BLOCK_ADOPT);
 	thaw(m);
 	drive_refresh(d, NULL);
@@ -408,7 +408,8 @@ void migrate_out_tick(struct migration *m)
 
 	if (m->phase == MIG_GRANTED) {
 		if (m->c && now_ms() > m->deadline) {
-			derr_set(&e, EINPROGRESS, "the medium belongs to the target, which does not say that it runs; look there");
+			derr_set(&e, EINPROGRESS, "the medium belongs to the target, which does "
+				 "not say that it runs; look there");
 			migration_answer(m, -EINPROGRESS, &e);
 		}
 		forget_when_unused(m);
@@ -427,12 +428,13 @@ void migrate_out_tick(struct migration *m)
 		fail(m, "the target does not answer any more");
 	} else if (m->phase == MIG_RELEASED) {
 		if (!m->why)
-			migration_why(m, "the share has not answered yet which host has the medium");
+			migration_why(m, "the share has not answered yet which host has the "
+				      "medium");
 		if (m->arbiter)
 			migration_ask(m, FRAME_MOVE_CANCEL);
 		m->deadline = now_ms() + UNDECIDED_MS;
-		derr_set(&e, EINPROGRESS, "it is undecided which host has the medium, and the drive is held: %s",
-			 m->why);
+		derr_set(&e, EINPROGRESS, "it is undecided which host has the medium, and the "
+			 "drive is held: %s", m->why);
 		migration_answer(m, -EINPROGRESS, &e);
 	}
 }

@@ -64,10 +64,11 @@ static void lose(struct migstream *s, const char *why)
 static void take(struct migstream *s)
 {
 	JsonParser *parser = json_parser_new();
+	const GString *text = s->in.buf;
 	JsonNode *n = NULL;
 
-	if (s->in.buf->len <= MESSAGE_MAX && g_utf8_validate(s->in.buf->str, s->in.buf->len, NULL) &&
-	    json_parser_load_from_data(parser, s->in.buf->str, s->in.buf->len, NULL))
+	if (text->len <= MESSAGE_MAX && g_utf8_validate(text->str, text->len, NULL) &&
+	    json_parser_load_from_data(parser, text->str, text->len, NULL))
 		n = json_parser_get_root(parser);
 	qmp_splitter_next(&s->in);
 	if (!n || !JSON_NODE_HOLDS_OBJECT(n))

@@ -113,6 +113,7 @@ const struct schema_def schema_defs[] = {
 	       "reconnect-timeout:i stall-timeout:i in-flight:i held:i hold-left-ms:i? generation:i "
 	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
 	ENUM("SpicebdMigrationDirection", "in out"),
+	ENUM("SpicebdMigrationOwner", "run-here give-up"),
 	ENUM("SpicebdMigrationStatus",
 	     "setup moving freezing accepted released granted completed failed"),
 	OBJECT("SpicebdMigration",
