@@ -265,7 +265,8 @@ def plain(w):
 
 
 def plain_cancelled(w):
-    p = stop_at(w, "b.stream", message("ready"))
+    """Before the target was asked; after it, it may be that it does not hear of it."""
+    p = stop_at(w, "b.stream", message("prepared"))
     w.a.ctl("migrate", w.drive["drive"], "--cancel")
     p.go()
     in_the_end(w, A)

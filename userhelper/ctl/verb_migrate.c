@@ -214,19 +214,19 @@ static int settle(const struct migrate_args *a, const struct kernel_drive *d, st
 
 /* ---- the far end of an ssh */
 
-/* Bytes there are; false: that direction is over. */
-static bool hand_on(int from, int to)
+/* Return: 1; 0: the one side has ended; -EPIPE: the other one listens no more */
+static int hand_on(int from, int to)
 {
 	char buf[16384];
 	ssize_t n = read(from, buf, sizeof(buf)), done = 0;
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
-		return true;
+		return 1;
 	while (done < n) {
 		ssize_t w = write(to, buf + done, n - done);
 
 		if (w < 0 && errno != EINTR)
-			return false;
+			return -EPIPE;
 		done += w > 0 ? w : 0;
 	}
 	return n > 0;
@@ -237,6 +237,7 @@ static int serve(struct fault *f)
 	struct qmp *q = daemon_connect(DAEMON_MUST, f);
 	struct pollfd p[2] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .events = POLLIN } };
 	char path[108];
+	int daemon;
 
 	if (!q)
 		return -EIO;
@@ -248,13 +249,17 @@ static int serve(struct fault *f)
 			  strerror(-p[1].fd));
 		return p[1].fd;
 	}
+	daemon = p[1].fd;
 	while (poll(p, 2, -1) > 0 || errno == EINTR) {
-		if (p[0].revents && !hand_on(STDIN_FILENO, p[1].fd))
-			break;
-		if (p[1].revents && !hand_on(p[1].fd, STDOUT_FILENO))
+		int r = p[1].revents ? hand_on(daemon, STDOUT_FILENO) : 1;
+
+		/* What the other side said last is handed on, though it listens no more. */
+		if (r == -EPIPE)
+			p[1].fd = -1;
+		if (!r || (p[0].revents && hand_on(STDIN_FILENO, daemon) <= 0))
 			break;
 	}
-	close(p[1].fd);
+	close(daemon);
 	return 0;
 }
 
