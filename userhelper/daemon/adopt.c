@@ -18,12 +18,6 @@ static bool same_id(const struct drive *d, const struct medium *m)
 	return km->id_len && km->id_len == m->id_len && !memcmp(km->id, m->id, m->id_len);
 }
 
-/* All that was sent was answered, and flushed, before the drive was said to be so. */
-static bool frozen(const struct kernel_drive *k)
-{
-	return k->freeze == SPICEBD_FREEZE_FROZEN && !k->held && !k->in_flight;
-}
-
 /*
  * Whether requests of the old helper's may still be under way at the far end.
  * What it left unanswered is held by the kernel, so with nothing held nothing
@@ -34,7 +28,7 @@ static bool under_way(const struct drive *d, const struct medium *m)
 {
 	const struct kernel_drive *k = &d->k;
 
-	if (m->clean || frozen(k))
+	if (m->clean)
 		return false;
 	if (k->helper == SPICEBD_HELPER_ATTACHED || k->held || k->in_flight)
 		return true;
@@ -60,7 +54,7 @@ static void adopt(struct drive *d, struct medium *m)
 	d->medium = m;
 	m->generation = d->k.generation;
 	m->fence = under_way(d, m);
-	m->dirty_unknown = !m->read_only && !m->clean && !frozen(&d->k);
+	m->dirty_unknown = !m->read_only && !m->clean;
 	/* From now on it is not; should we die too, our successor must not think so. */
 	m->clean = false;
 	g_strlcpy(m->reason, "it is being adopted from an earlier spicebdd", sizeof(m->reason));

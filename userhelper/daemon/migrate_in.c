@@ -168,6 +168,8 @@ static void granted(struct migration *m)
 
 	if (m->phase == MIG_GRANTED)
 		return;
+	if (d->medium)
+		d->medium->clean = false;
 	if (migration_enter(m, MIG_GRANTED, &e) < 0) {
 		/* It is so all the same; who is started anew asks the share again. */
 		log_err("%s", e.text);
@@ -401,8 +403,10 @@ static int say_prepared(struct migration *m, JsonObject *target, struct derr *e)
 /* A medium of a plain server lies in the held drive already, and nobody has read it. */
 static void prepared(struct migration *m)
 {
+	struct drive *d = migration_drive(m);
 	struct derr e;
 
+	d->medium->clean = true;
 	if (m->s && say_prepared(m, NULL, &e) < 0)
 		migrate_in_drop(m, e.text);
 }
@@ -634,6 +638,7 @@ int migrate_in_resolve(struct migration *m, bool here, struct derr *e)
 void migrate_in_adopt(struct migration *m)
 {
 	struct drive *d = migration_drive(m);
+	struct derr e;
 
 	if (m->phase == MIG_SETUP) {
 		migrate_in_drop(m, "spicebdd was started anew meanwhile");
@@ -643,7 +648,13 @@ void migrate_in_adopt(struct migration *m)
 		running(m);
 	else if (m->phase == MIG_GRANTED)
 		m->deadline = now_ms();
-	else
-		migration_why(m, "spicebdd was started anew, and it was not heard yet which host "
+	if (m->phase != MIG_ACCEPTED)
+		return;
+	/* Nothing was ever sent to it. */
+	if (d->medium)
+		d->medium->clean = true;
+	if (state_save(&e) < 0)
+		log_err("%s", e.text);
+	migration_why(m, "spicebdd was started anew, and it was not heard yet which host "
 			      "has the medium");
 }

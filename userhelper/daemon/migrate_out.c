@@ -41,6 +41,18 @@ static void unblock(const struct migration *m)
 		d->blockers &= ~BLOCK_MIGRATE;
 }
 
+/*
+ * All that was sent was answered and flushed, and nothing is sent from here on: that
+ * is what a spicebdd which is started anew has to know before it asks for the medium.
+ */
+static void set_clean(const struct migration *m, bool clean)
+{
+	struct drive *d = migration_drive(m);
+
+	if (d && d->medium)
+		d->medium->clean = clean;
+}
+
 static void save(void)
 {
 	struct derr e;
@@ -67,6 +79,7 @@ static void back(struct migration *m, const char *why)
 	m->phase = MIG_FAILED;
 	migration_why(m, "%s", text);
 	unblock(m);
+	set_clean(m, false);
 	save();
 	thaw(m);
 	migration_event(m);
@@ -159,6 +172,7 @@ static void release(struct migration *m)
 	struct derr e;
 	JsonObject *o;
 
+	set_clean(m, true);
 	if (migration_enter(m, MIG_RELEASED, &e) < 0) {
 		fail(m, "%s", e.text);
 		return;
@@ -633,6 +647,8 @@ void migrate_out_adopt(struct migration *m)
 		return;
 	}
 	log_notice("drive %s: is held: it is not known yet whether it has moved", d->k.name);
+	set_clean(m, true);
+	save();
 	migration_why(m, "spicebdd was started anew, and the share was not heard yet");
 	if (kernel_freeze(drives_kernel, d->index, MIGRATE_HOLDER, 0, &k, &ke) < 0)
 		log_err("drive %s: it cannot be kept frozen: %s", d->k.name, ke.text);
