@@ -508,15 +508,20 @@ def share_killed(w, where, pattern, owner):
     """And started anew, at the host that has the medium; in the end at the other one, too."""
     p = stop_at(w, where, pattern)
     w.share.kill()
-    p.go()
+    # What it has said to the target comes, what it has said to the source does not.
+    lost = where == "a.spice" and pattern is GRANTED
+    if lost:
+        p.cut()
+        p.open()
+    else:
+        p.go()
     owner = without_share(pattern, owner)
     w.share.start(w.b if owner == B else w.a)
     if owner != B:
         in_the_end(w, owner)
         return
-    known = where == "b.stream"
-    w.moved(known)
-    if known:
+    w.moved(not lost)
+    if not lost:
         return
     # What a was not told it does not assume.
     same([d["state"] for d in w.a.with_medium() if d["freeze"] == "frozen"] != [], True,
