@@ -16,7 +16,12 @@
 #include "state.h"
 #include "successor.h"
 
-#define ATTEMPT_MS	15000
+/*
+ * For one attempt, twice as much after each that took all of it: each begins from
+ * nothing, so with a fixed limit a far end that is only slow would never be back.
+ */
+#define ATTEMPT_MIN_MS	15000
+#define ATTEMPT_MAX_MS	60000
 #define PAUSE_MIN_MS	100
 #define PAUSE_MAX_MS	2000
 
@@ -283,12 +288,12 @@ static void step_over(void *arg)
 static void run(struct task *t, void *arg)
 {
 	struct reconnect *r = arg;
-	int pause = PAUSE_MIN_MS;
+	int pause = PAUSE_MIN_MS, limit = ATTEMPT_MIN_MS;
 
 	while (!r->done && !r->fatal && !task_cancelled(t)) {
 		int e;
 
-		t->deadline = now_ms() + ATTEMPT_MS;
+		t->deadline = now_ms() + limit;
 		memset(&r->err, 0, sizeof(r->err));
 		e = wait_begin(r, t);
 		if (!e)
@@ -300,6 +305,8 @@ static void run(struct task *t, void *arg)
 			break;
 		r->fatal |= fatal(e);
 		main_call(step_failed, r);
+		if (now_ms() >= t->deadline)
+			limit = MIN(limit * 2, ATTEMPT_MAX_MS);
 		t->deadline = 0;
 		if (task_pause(t, pause) < 0)
 			break;

@@ -17,7 +17,7 @@
 #include "core.h"
 #include "log.h"
 
-#define OPEN_TIMEOUT_MS	15000
+#define OPEN_TIMEOUT_MS	60000	/* as long as the other side ever waits */
 #define IN_START	(64u << 10)
 #define GATHER		4		/* frames read before they are sent, at most */
 
