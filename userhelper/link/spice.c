@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,15 @@ static bool seed_glib(void)
 	return false;
 }
 
+/*
+ * The machine's rules for cryptography, which hold for tickets, too, are read at
+ * their first use: that would be in the sandbox, and so in vain.
+ */
+static void read_crypto_rules(void)
+{
+	OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL);
+}
+
 SpiceServer *spice_start(const struct conf *c)
 {
 	bool tls = c->file.tls_cert[0];
@@ -150,6 +160,7 @@ SpiceServer *spice_start(const struct conf *c)
 
 	if (!seed_glib() || (tls && !tls_files_ok(&c->file)))
 		return NULL;
+	read_crypto_rules();
 	s = spice_server_new();
 	if (!s)
 		return NULL;
