@@ -520,8 +520,14 @@ def share_killed(w, where, pattern, owner):
     if owner != B:
         in_the_end(w, owner)
         return
-    w.moved(not lost)
-    if not lost:
+    # The source was told just before the share was killed, or not.
+    either = where == "b.spice" and pattern is GRANTED
+    writer = w.moved(not lost and not either)
+    if either and any(d["state"] == "inactive" for d in w.a.drives().values()):
+        w.writer.fails()
+        w.finish(writer.done)
+        return
+    if not lost and not either:
         return
     # What a was not told it does not assume.
     same([d["state"] for d in w.a.with_medium() if d["freeze"] == "frozen"] != [], True,
