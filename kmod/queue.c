@@ -721,7 +721,8 @@ void sbd_queue_clock_work(struct work_struct *work)
 	bool expired;
 
 	spin_lock(&d->lock);
-	if (d->clock_running)
+	/* It queues this work when time is over, so once it is over not again. */
+	if (d->clock_running && !(d->gate & SBD_GATE_EXPIRED))
 		sbd_queue_clock(d);
 	expired = d->gate & SBD_GATE_EXPIRED;
 	spin_unlock(&d->lock);

@@ -4,6 +4,7 @@
 # The machine is to sleep: each drive becomes quiet first, one that cannot is
 # named and keeps it awake, and processes that use a drive can be stopped.
 import errno
+import glob
 import mmap
 import os
 import re
@@ -49,6 +50,20 @@ def says(since):
 
 def log_length():
     return len(sh("dmesg").splitlines())
+
+
+def worked():
+    """Processor time of all kernel workers, in ticks of 10 ms."""
+    total = 0
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(path, encoding="ascii", errors="replace") as f:
+                name, _, rest = f.read().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        if name.startswith("kworker/"):
+            total += sum(map(int, rest.split()[11:13]))
+    return total
 
 
 class Read(threading.Thread):
@@ -190,6 +205,10 @@ def one_whose_time_was_over():
         r = Read()
         r.join(LONG)
         same(r.error, errno.EIO, "a read")
+        # Whoever fails requests has nothing more to do.
+        before = worked()
+        time.sleep(1)
+        assert worked() - before < 50, "a worker runs on and on"
         same(sleeps()[0], 0, "sleep")
         same(nl.drive(0)["hold_left"], 0, "its time")
         r = Read()
