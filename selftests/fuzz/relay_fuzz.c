@@ -60,18 +60,6 @@ int __wrap_opener_start(const char *prefix, bool seal)
 	return sv[0];
 }
 
-bool opener_want(int sock, uint32_t number, uint32_t tag)
-{
-	uint32_t w[2] = { number, tag };
-
-	return send(sock, w, sizeof(w), MSG_DONTWAIT) == sizeof(w);
-}
-
-bool opener_unwant(int sock, uint32_t number)
-{
-	return opener_want(sock, number, 0);
-}
-
 /* Never waits; when there is nothing to do the loop is left. */
 int __wrap_epoll_wait(int fd, struct epoll_event *ev, int max, int timeout)
 {

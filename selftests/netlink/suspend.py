@@ -5,14 +5,13 @@
 # named and keeps it awake, and processes that use a drive can be stopped.
 import errno
 import glob
-import mmap
 import os
 import re
 import subprocess
-import threading
 import time
 
 import helper as H
+from death import Read
 from helper import (DRAINING, FLUSH, FROZEN, LINK_REPORT, READ, THAWED, Helper,
                     Netlink, Queue, attr, silent, wait_until, with_memory)
 from tap import Skip, module, run, same, sh
@@ -64,24 +63,6 @@ def worked():
         if name.startswith("kworker/"):
             total += sum(map(int, rest.split()[11:13]))
     return total
-
-
-class Read(threading.Thread):
-    """A direct read that may take its time."""
-
-    def __init__(self, offset=0):
-        super().__init__(daemon=True)
-        self.offset, self.error = offset, None
-        self.start()
-
-    def run(self):
-        fd = os.open("/dev/spicebd0", os.O_RDONLY | os.O_DIRECT)
-        try:
-            os.preadv(fd, [mmap.mmap(-1, 4096)], self.offset)
-            self.error = 0
-        except OSError as e:
-            self.error = e.errno
-        os.close(fd)
 
 
 def ready(**kw):

@@ -249,14 +249,32 @@ int opener_start(const char *prefix, bool seal)
 	return sv[0];
 }
 
-bool opener_want(int sock, uint32_t number, uint32_t tag)
+static void lost(const char *how)
+{
+	log_err("the opener %s", how);
+	_exit(1);
+}
+
+void opener_want(int sock, uint32_t number, uint32_t tag)
 {
 	struct wish w = { number, tag };
 
-	return sock_send_fd(sock, &w, sizeof(w), -1) == sizeof(w);
+	if (sock_send_fd(sock, &w, sizeof(w), -1) != sizeof(w))
+		lost("is stuck");
 }
 
-bool opener_unwant(int sock, uint32_t number)
+void opener_unwant(int sock, uint32_t number)
 {
-	return opener_want(sock, number, 0);
+	opener_want(sock, number, 0);
+}
+
+bool opener_next(int sock, struct opener_answer *a, int *fd)
+{
+	ssize_t n = sock_recv_fd(sock, a, sizeof(*a), fd);
+
+	if (n == -EAGAIN)
+		return false;
+	if (n != sizeof(*a))
+		lost("ended");
+	return true;
 }

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The opener: a child of the link that can do one thing that the link can not
- * any more, open virtio-serial ports. Ports come and go while the link runs, and
- * closing one is how its session is ended.
+ * any more, open virtio-serial ports, or connect to the sockets of a QEMU in their
+ * place. They come and go while the link runs, and closing one is how its session
+ * is ended.
+ *
+ * A link whose opener has ended or is stuck is of no use: it ends, and is started
+ * again with one that works.
  */
 #ifndef SPICEBD_LINK_OPENER_H
 #define SPICEBD_LINK_OPENER_H
@@ -36,9 +40,17 @@ int opener_start(const char *prefix, bool seal);
  *
  * It is answered when the port can be opened, whenever that is.
  */
-bool opener_want(int sock, uint32_t number, uint32_t tag);
+void opener_want(int sock, uint32_t number, uint32_t tag);
 
 /* Take the wish back; an answer may be under way. */
-bool opener_unwant(int sock, uint32_t number);
+void opener_unwant(int sock, uint32_t number);
+
+/**
+ * opener_next() - the next answer
+ * @fd: out: what was opened, the caller's, or -1
+ *
+ * Return: false: there is none yet
+ */
+bool opener_next(int sock, struct opener_answer *a, int *fd);
 
 #endif /* SPICEBD_LINK_OPENER_H */

@@ -268,13 +268,6 @@ static struct guest *find(uint32_t number)
 	return g;
 }
 
-/* Started again with one that works. */
-static void opener_lost(const char *how)
-{
-	log_err("the opener of sockets %s", how);
-	_exit(1);
-}
-
 static void say_why_not(const struct opener_answer *a)
 {
 	if (a->error == ENOENT || a->error == ECONNREFUSED)
@@ -290,14 +283,10 @@ static void on_opener(int sock, int events, void *opaque)
 {
 	struct opener_answer a;
 	struct guest *g;
-	ssize_t n;
 	int fd;
 
-	n = sock_recv_fd(sock, &a, sizeof(a), &fd);
-	if (n == -EAGAIN)
+	if (!opener_next(sock, &a, &fd))
 		return;
-	if (n != sizeof(a))
-		opener_lost("ended");
 	g = find(a.number);
 	if (g && g->tag == a.tag && g->wanted && g->fd < 0) {
 		if (fd >= 0 && a.is_socket)
@@ -351,8 +340,7 @@ static void make_connection(struct guest *g)
 		return;
 	}
 	g->tag = ++last_tag ? last_tag : ++last_tag;
-	if (!opener_want(opener, g->number, g->tag))
-		opener_lost("is stuck");
+	opener_want(opener, g->number, g->tag);
 }
 
 static void on_timer(void *opaque)
@@ -376,8 +364,8 @@ void guest_want(struct guest *g, bool want)
 	}
 	if (g->listen_watch)
 		loop_watch_set(g->listen_watch, 0);
-	else if (g->fd < 0 && !opener_unwant(opener, g->number))
-		opener_lost("is stuck");
+	else if (g->fd < 0)
+		opener_unwant(opener, g->number);
 	disconnect(g);
 }
 

@@ -84,20 +84,12 @@ static void set_connected(struct vport *p, bool connected)
 
 /* ---- life of the descriptor ---- */
 
-/* Started again with one that works. */
-static void opener_lost(const char *how)
-{
-	log_err("the opener of ports %s", how);
-	_exit(1);
-}
-
 static void want(struct vport *p)
 {
 	static uint32_t last_tag;
 
 	p->tag = ++last_tag ? last_tag : ++last_tag;
-	if (!opener_want(opener, p->number, p->tag))
-		opener_lost("is stuck");
+	opener_want(opener, p->number, p->tag);
 }
 
 static void port_close(struct vport *p)
@@ -322,14 +314,10 @@ static void on_opener(int sock, int events, void *opaque)
 {
 	struct opener_answer a;
 	struct vport *p;
-	ssize_t n;
 	int fd;
 
-	n = sock_recv_fd(sock, &a, sizeof(a), &fd);
-	if (n == -EAGAIN)
+	if (!opener_next(sock, &a, &fd))
 		return;
-	if (n != sizeof(a))
-		opener_lost("ended");
 	p = find(a.number);
 	/* An answer to a wish that was taken back, when its drive went, is nobody's. */
 	if (p && p->tag == a.tag && p->fd < 0) {
@@ -390,8 +378,8 @@ static void del(uint32_t number)
 		;
 	*pp = p->next;
 	n_ports--;
-	if (p->fd < 0 && !opener_unwant(opener, number))
-		opener_lost("is stuck");
+	if (p->fd < 0)
+		opener_unwant(opener, number);
 	port_close(p);
 	port_free(p);
 	log_info("port %u: removed", number);
