@@ -4,6 +4,12 @@
 # Stages of a test run, their results and the closing line. Sourced by check and
 # check-full with the top of the tree as working directory. Results are one JSON
 # object a line, as selftests/runner writes them, in build/results/NAME/.
+#
+#   SPICEBD_AGAIN   not empty: a test that fails is run a second time, as
+#                   selftests/runner says; the closing lines name it
+
+again=()
+[ -z "${SPICEBD_AGAIN-}" ] || again=(--again)
 
 stages_begin() {
 	stages_dir=$PWD/build/results/$1
@@ -64,7 +70,7 @@ stage_tests() {
 		*)	list+=("$t") ;;
 		esac
 	done
-	[ ${#list[@]} -eq 0 ] || selftests/runner --results "$results" --prefix "$1:" "${list[@]}"
+	[ ${#list[@]} -eq 0 ] || selftests/runner "${again[@]}" --results "$results" --prefix "$1:" "${list[@]}"
 }
 
 # stage_vm WHERE KERNEL [ARG…]: the tests of one place, or those that
@@ -83,7 +89,7 @@ stage_vm() {
 	echo "# stage $where-$k: ${#list[@]} test programs"
 	selftests/vm/run --kernel "$k" --timeout "${SPICEBD_VM_TIMEOUT:-1500}" --share "$got" "$@" -- \
 		sh -c 'exec selftests/runner --results "$SPICEBD_SHARE/results.jsonl" --prefix "$0:" "$@"' \
-		"$where-$k" "${list[@]}"
+		"$where-$k" "${again[@]}" "${list[@]}"
 	status=$?
 	[ -f "$got/results.jsonl" ] && cat "$got/results.jsonl" >>"$results"
 	# The machine's own verdict (a splat, a death, the time limit) counts
@@ -104,7 +110,7 @@ sys.exit(1 if bad else 0)
 PY
 }
 
-# stages_total FILE…: what failed, and the closing line
+# stages_total FILE…: what failed, at once or at last, and the closing line
 stages_total() {
 	/usr/bin/python3 - "$@" <<'PY'
 import json, sys
@@ -113,6 +119,8 @@ for name in sys.argv[1:]:
     for r in map(json.loads, open(name)):
         for k in n:
             n[k] += r[k]
+        for f in r.get("unsteady", ()):
+            print(f"UNSTEADY {r['test']} {f}")
         for f in r["failures"] or ([""] if r["failed"] else []):
             print(f"FAILED {r['test']} {f}")
 print("{passed} passed, {failed} failed, {skipped} skipped".format(**n))
