@@ -244,10 +244,11 @@ COMMON_HELP },
 "\n"
 COMMON_HELP },
 	{ "media", verb_media,
-"usage: spicebdctl media\n"
+"usage: spicebdctl media [--names]\n"
 "\n"
 "Shows what connected Spice clients share.\n"
 "\n"
+"  --names       for programs: as insert takes them, one a line; starts nothing\n"
 COMMON_HELP },
 	{ "start", verb_start,
 "usage: spicebdctl start\n"

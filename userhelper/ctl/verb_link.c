@@ -360,11 +360,31 @@ int verb_unlisten(const struct verb *v, int argc, char **argv)
 	return EXIT_DONE;
 }
 
+static JsonArray *media_of(JsonObject *link)
+{
+	JsonNode *n = json_object_get_member(link, "media");
+
+	return n && JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+}
+
+/* As sources for insert, for programs. A name that is no word is left to people. */
+static void media_names(JsonObject *link)
+{
+	const char *name = json_str(link, "link", "?");
+	JsonArray *a = media_of(link);
+
+	for (guint i = 0; a && i < json_array_get_length(a); i++) {
+		const char *m = json_str(json_array_get_object_element(a, i), "name", "");
+
+		if (*m && !strcmp(m, clean(m)))
+			printf("spice:%s/%s\n", name, m);
+	}
+}
+
 static void media_rows(JsonObject *link)
 {
 	const char *name = json_str(link, "link", "?");
-	JsonNode *n = json_object_get_member(link, "media");
-	JsonArray *a = n && JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+	JsonArray *a = media_of(link);
 	char size[32];
 
 	if (!a || !json_array_get_length(a)) {
@@ -384,18 +404,23 @@ static void media_rows(JsonObject *link)
 
 int verb_media(const struct verb *v, int argc, char **argv)
 {
+	static const struct option opts[] = {
+		OPT_HELP, OPT_JSON, { "names", no_argument, NULL, 'n' }, OPT_END
+	};
 	g_autoptr(JsonNode) n = NULL;
 	struct fault f = { 0 };
 	struct qmp *q;
 	JsonArray *a;
-	bool json = false;
-	int r = verb_options(v, argc, argv, &json, NULL);
+	bool json = false, names = false;
+	int r;
 
+	while (verb_option(v, argc, argv, opts, &json, &r))
+		names = true;
 	if (r >= 0)
 		return r;
 	if (argc != optind)
 		return verb_usage(v, "it takes no arguments");
-	q = daemon_connect(DAEMON_MUST, &f);
+	q = daemon_connect(names ? DAEMON_IF_RUNNING : DAEMON_MUST, &f);
 	if (q)
 		n = qmp_call(q, "spicebd-query-media", NULL, -1, 10000, &f);
 	qmp_close(q);
@@ -406,6 +431,11 @@ int verb_media(const struct verb *v, int argc, char **argv)
 		json_print_node(n);
 		return EXIT_DONE;
 	}
+	for (guint i = 0; names && a && i < json_array_get_length(a); i++)
+		if (JSON_NODE_HOLDS_OBJECT(json_array_get_element(a, i)))
+			media_names(json_array_get_object_element(a, i));
+	if (names)
+		return EXIT_DONE;
 	if (!a || !json_array_get_length(a)) {
 		puts("no link listens; spicebdctl listen ADDRESS makes one");
 		return EXIT_DONE;
