@@ -15,6 +15,8 @@ unitdir ?= $(libdir)/systemd/system
 udevdir ?= $(libdir)/udev/rules.d
 sysusersdir ?= $(libdir)/sysusers.d
 tmpfilesdir ?= $(libdir)/tmpfiles.d
+mandir ?= $(prefix)/share/man
+completionsdir ?= $(prefix)/share/bash-completion/completions
 INSTALL ?= install
 
 bin_programs := spicebdctl spicebd-share
@@ -27,16 +29,20 @@ units := $(notdir $(wildcard $(here)/systemd/*.socket))
 units_in := $(notdir $(basename $(wildcard $(here)/systemd/*.service.in)))
 rules := $(notdir $(wildcard $(here)/udev/*.rules))
 rules_in := $(notdir $(basename $(wildcard $(here)/udev/*.rules.in)))
+# As userhelper/Makefile makes them where there is rst2man.
+pages := $(basename $(notdir $(wildcard $(here)/../Documentation/man/*.rst)))
+page_path = $(mandir)/man$(subst .,,$(suffix $(1)))/$(1)
 # Never overwritten, and removed only if it is as it came.
 conf := $(sysconfdir)/spicebd/automount.conf
 
 installed := $(addprefix $(bindir)/,$(bin_programs)) $(addprefix $(sbindir)/,$(sbin_programs)) \
 	$(addprefix $(plugindir)/,$(objects)) \
 	$(addprefix $(unitdir)/,$(units) $(units_in)) $(addprefix $(udevdir)/,$(rules) $(rules_in)) \
-	$(sysusersdir)/spicebd.conf $(tmpfilesdir)/spicebd.conf
+	$(sysusersdir)/spicebd.conf $(tmpfilesdir)/spicebd.conf \
+	$(completionsdir)/spicebdctl $(foreach p,$(pages),$(call page_path,$(p)))
 
-.PHONY: install install-programs install-units uninstall reload
-install: install-programs install-units
+.PHONY: install install-man install-programs install-units uninstall reload
+install: install-programs install-units install-man
 	@$(if $(DESTDIR),:,$(MAKE) --no-print-directory -f $(here)/install.mk reload)
 
 install-programs:
@@ -62,6 +68,14 @@ install-units:
 		$(INSTALL) -m 644 $(here)/mount/automount.conf $(DESTDIR)$(conf)
 	$(INSTALL) -m 644 $(here)/systemd/spicebd.sysusers $(DESTDIR)$(sysusersdir)/spicebd.conf
 	$(INSTALL) -m 644 $(here)/systemd/spicebd.tmpfiles $(DESTDIR)$(tmpfilesdir)/spicebd.conf
+
+install-man:
+	$(INSTALL) -d $(DESTDIR)$(completionsdir)
+	$(INSTALL) -m 644 $(here)/completion/spicebdctl $(DESTDIR)$(completionsdir)
+	for p in $(foreach p,$(pages),$(p):$(call page_path,$(p))); do \
+		[ -e "$(O)/man/$${p%%:*}" ] || { echo 'no manual pages: rst2man made none'; break; }; \
+		$(INSTALL) -D -m 644 "$(O)/man/$${p%%:*}" "$(DESTDIR)$${p#*:}" || exit 1; \
+	done
 
 # Into the running machine only. Nothing is enabled or started: spicebdctl does
 # so when it is first used.

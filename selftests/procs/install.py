@@ -18,6 +18,8 @@ PROGRAMS = {"bin": ["spicebdctl", "spicebd-share"],
 UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service",
          "spicebd-mount@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
          "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
+PAGES = ["man1/spicebd-share.1", "man4/spicebd.4", "man5/spicebd.conf.5", "man8/spicebd-link.8",
+         "man8/spicebdctl.8", "man8/spicebdd.8"]
 NEEDED = ["sysinit.target", "basic.target", "sockets.target", "network.target", "shutdown.target",
           "local-fs-pre.target", "local-fs.target", "umount.target",
           "multi-user.target", "systemd-tmpfiles-setup.service", "systemd-modules-load.service"]
@@ -39,6 +41,12 @@ def test():
         shutil.copy("/bin/true", f"{built}/{p}")
     dest = procs.run_dir + "/dest"
     r = make("install", dest, "prefix=/usr")
+    ok(r.returncode == 0 and "no manual pages" in r.stdout and
+       not os.path.exists(f"{dest}/usr/share/man"), "without rst2man there are no pages", r)
+    os.makedirs(procs.run_dir + "/build/man")
+    for p in PAGES:
+        shutil.copy("/bin/true", f"{procs.run_dir}/build/man/{os.path.basename(p)}")
+    r = make("install", dest, "prefix=/usr")
     if not ok(r.returncode == 0, "make install DESTDIR=", r):
         return
     got = files(dest)
@@ -47,7 +55,8 @@ def test():
     want += ["usr/lib/udev/rules.d/60-spicebd.rules", "usr/lib/udev/rules.d/90-spicebd.rules",
              "usr/lib/udev/rules.d/61-spicebd-port.rules",
              "usr/lib/sysusers.d/spicebd.conf", "usr/lib/tmpfiles.d/spicebd.conf",
-             "etc/spicebd/automount.conf"]
+             "etc/spicebd/automount.conf", "usr/share/bash-completion/completions/spicebdctl"]
+    want += [f"usr/share/man/{p}" for p in PAGES]
     equal(got, sorted(want), "what is installed")
     ok(os.path.isdir(f"{dest}/etc/spicebd/links.d"), "/etc/spicebd/links.d is there")
     units = f"{dest}/usr/lib/systemd/system"
