@@ -990,22 +990,25 @@ static int sbd_unlock_doit(struct sk_buff *skb, struct genl_info *info)
 		       info->attrs[SPICEBD_A_DRIVE_FORCE]);
 }
 
-/* The drive and the holder that a command names. */
+/* The drive and the holder that a command names; rights come first. */
 static struct sbd_drive *held_drive(struct sk_buff *skb,
 				    struct genl_info *info, const char **name)
 {
 	const struct nlattr *holder = info->attrs[SPICEBD_A_DRIVE_HOLDER];
+	struct sbd_drive *d;
 
+	d = managed_drive(skb, info, info->attrs[SPICEBD_A_DRIVE_INDEX]);
+	if (IS_ERR(d))
+		return d;
 	*name = holder ? nla_data(holder) : "";
-	if (!**name) {
-		missing(info, "no holder");
-		return ERR_PTR(-EINVAL);
-	}
-	if (!strcmp(*name, SBD_SUSPEND_HOLDER)) {
+	if (**name && strcmp(*name, SBD_SUSPEND_HOLDER))
+		return d;
+	if (**name)
 		say(info, -EINVAL, "this holder is the kernel's own");
-		return ERR_PTR(-EINVAL);
-	}
-	return managed_drive(skb, info, info->attrs[SPICEBD_A_DRIVE_INDEX]);
+	else
+		missing(info, "no holder");
+	sbd_drive_put(d);
+	return ERR_PTR(-EINVAL);
 }
 
 static int change_holder(struct sk_buff *skb, struct genl_info *info, u8 cmd)
