@@ -96,4 +96,10 @@ check "the old medium's server is gone" await 60 sh -c '! pgrep -x nbdkit'
 check "insert" spicebdctl insert 2 --read-write "$work/disk.img"
 check "and write" dd if=/dev/zero of=/dev/spicebd2 bs=1M count=4 oflag=direct status=none
 check "eject" spicebdctl eject 2
+
+# As the next test expects to find it.
+check "the module goes again" await 60 modprobe -r spicebd
+check "and comes back" modprobe spicebd
+check "with the usual drives" await 60 sh -c \
+	"[ \"\$(spicebdctl list --json | jq -c '[.[] | .personality]')\" = '[\"cdrom\",\"disk\"]' ]"
 done_testing
