@@ -422,6 +422,58 @@ def supervisor():
     yield u8(1) + (u8(0) + u8(4 + 6)) * 20 + u8(0, 66, 132, 192) + ask(b"ping") + u8(3)
 
 
+def export():
+    """Exports that come and go, and clients who list, open, wait and leave."""
+    def order(cmd, number=1, flags=0, tag=1, name=1, say=0, more=b""):
+        # cmd is what is left by 8; 32 beside it: a text follows
+        return u8(3, cmd, number, flags, tag) + u8(name) + more + u8(say)
+    def ask(kind, more=b"", say=0, client=0):
+        return u8(1 + 64 * client, kind) + more + u8(say)
+    add, delete, begin, end, stop = 1, 2, 4, 5, 6
+    stream = u8(3, 3, 1, 0) + u8(0, 0)		# with the tag that was asked for
+    opened = order(add) + ask(1, u8(1)) + u8(5) + stream + u8(5)
+    yield opened + ask(2) + u8(6)
+    yield order(add) + order(add, 2, name=2) + ask(3, u8(0)) + ask(3, u8(1)) + ask(3, u8(2)) + u8(5)
+    yield opened + order(delete) + u8(5) + order(delete, flags=1) + u8(5, 6) + order(delete) + u8(5)
+    yield opened + u8(8) + order(begin) + order(end) + u8(5, 6, 5)
+    yield opened + u8(8) + order(begin) + order(add) + order(end) + u8(5) + ask(4)
+    yield order(add) + ask(1, u8(1)) + u8(7, 100) + u8(5) + stream + u8(5)
+    yield order(add) + ask(1, u8(1)) + u8(8) + order(begin) + order(add) + order(end) + u8(5) + stream
+    yield opened + ask(1, u8(1)) + u8(0) + ask(1, u8(192) + b"n" * 192) + u8(5) + order(stop)
+    yield b"".join(order(add, n, name=n % 4) for n in range(5)) + order(7) + u8(5)
+    for say in (241, 246, 251):
+        yield opened + ask(2, say=say) + order(add, 2, name=2, say=say) + u8(5)
+
+
+def job():
+    """Jobs of each kind with descriptors of each kind; commands of two peers."""
+    def one(how, kind, mode=1, flags=0, threads=0, label=b"A label"):
+        return u8(3, how, kind) + u32(0x4b424453, mode, flags, threads) + b"0123456789abcdef" * 2 + \
+            b"\0" + label.ljust(33, b"\0") + bytes(2)
+    for kind in range(6):
+        for mode in (1, 2, 3):
+            yield one(31, kind, mode) + one(0, kind, mode, 1, 4)
+    for bad in (one(0, 0, 7), one(0, 0, flags=2), one(0, 0, threads=65), one(0, 0, label=b"x" * 33),
+                one(0, 2, 2, label=b"-f'$(x)"), one(64, 0), one(200, 0), one(0, 251), one(0, 253)):
+        yield bad
+    for cmd in range(6):
+        yield u8(1, cmd, 2) + u8(32, 33, cmd, 34) + u8(5, 2, 5 + 18, 34)
+        yield u8(4, 3) + u8(1, cmd, 2) + u8(5 + 24) + u8(2, 1, 235) + u32(cmd) + u8(2)
+
+
+def opener():
+    """Wishes for ports that are there, that are none, and that come."""
+    def wish(number, tag=1, fd=0):
+        return u8(0, number, tag, fd)
+    for number in range(8):
+        yield wish(number) + u8(3) + wish(number, 2) + u8(3) + wish(number, 0) + u8(3)
+    yield wish(3) + u8(3) + u8(2 + 8) + u8(3) + wish(3, 2) + u8(2) + wish(3, 3) + u8(3)
+    yield b"".join(wish(n, n + 1) for n in range(8)) + u8(3) * 3
+    yield wish(245) + u8(0, 251) + u32(256) + u8(1, 0)
+    yield wish(0, 1, 251) + u8(0, 254, 1, 0)
+    yield u8(0, 255, 1, 0)
+
+
 def tlsguard():
     """Clients that link, with each set of capabilities, and talk."""
     def link(caps, n=1, offset=18):
