@@ -388,11 +388,16 @@ class Test:
                    p.returncode and len(said.splitlines()) == 1 and took < INSERT_S + SLACK_S, said)
         ctl("eject", self.drive, "--force")
 
+    def insert(self):
+        """Without a cache: a machine that is busy looks like one that is far away, and
+        what had been fetched ahead would be read."""
+        return ctl("insert", self.drive, "--read-only", "--cache", "off", self.uri)
+
     def transmission(self, name, evil, structured):
         is_evil = threading.Event()
         server = Server(self.sock, transmission(evil, structured, is_evil))
         lines = len(log_lines(self.pid))
-        p = ctl("insert", self.drive, "--read-only", self.uri)
+        p = self.insert()
         if p.returncode:
             server.close()
             self.check(f"transmission, {name}", lines, False, p.stderr)
@@ -408,7 +413,7 @@ class Test:
     def ignored(self, blocks):
         server = Server(self.sock, transmission(None, False, threading.Event(), blocks))
         lines = len(log_lines(self.pid))
-        p = ctl("insert", self.drive, "--read-only", self.uri)
+        p = self.insert()
         took = read_fails(self.drive) if not p.returncode else 0
         ctl("eject", self.drive, "--force")
         server.close()
@@ -426,7 +431,7 @@ class Test:
             ended.append(True)
         server = Server(self.sock, transmission(evil, False, is_evil))
         lines = len(log_lines(self.pid))
-        p = ctl("insert", self.drive, "--read-only", self.uri)
+        p = self.insert()
         is_evil.set()
         took = read_fails(self.drive)
         end = time.monotonic() + SLACK_S
