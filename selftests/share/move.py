@@ -31,10 +31,11 @@ class State:
 class Host:
     """A link's end, whose port is @n."""
 
-    def __init__(self, n, **kw):
+    def __init__(self, n, *more, **kw):
         self.n = n
-        self.server = Server((n,), **kw)
+        self.server = Server((n, *more), **kw)
         self.link = Link(self.server.port(n))
+        self.others = [Link(self.server.port(other)) for other in more]
 
     def hello(self):
         self.link.hello(caps=CAPS)
@@ -72,12 +73,12 @@ class Host:
 class Case:
     """A share at the first host, and a second one."""
 
-    def __init__(self, *args, **kw):
+    def __init__(self, *args, others=(), **kw):
         self.dir = workdir()
         self.path = random_file(f"{self.dir}/disk.img", 1 << 20)
         self.args = args or ("--read-write",)
         self.env = {"XDG_STATE_HOME": f"{self.dir}/state"}
-        self.a, self.b = Host(3), Host(5, **kw)
+        self.a, self.b = Host(3), Host(5, *others, **kw)
         self.id = secrets.token_bytes(16)
         self.start(self.a)
 
@@ -241,6 +242,20 @@ def cancelled_there():
     c.at_a()
 
 
+def cancelled_elsewhere():
+    """the target may cancel on another of its ports, and is answered there"""
+    c = Case(others=(6,))
+    c.ready()
+    port = c.b.others[0]
+    port.hello(caps=CAPS)
+    offer = port.offer("disk.img")["id"]
+    port.send(s.MOVE, struct.pack("<II16s", CANCEL, offer, c.id))
+    equal(State(port.get(MOVE_STATE)).result, OVER, "result")
+    c.b.state(OVER)
+    c.a.state(OVER)
+    c.at_a()
+
+
 def not_accepted():
     """what the other host has not accepted is not granted"""
     c = Case()
@@ -317,11 +332,15 @@ def killed_after():
     c.start(c.a)
     equal(c.a.link.offer("disk.img")["medium_id"], before, "medium")
     c.a.move(CANCEL, c.id)
-    equal(c.a.state(GRANTED, OVER).epoch, 1, "owner epoch at the source")
+    equal(c.a.state(GRANTED, OVER).result, GRANTED, "what the source is told")
+    c.a.move(CANCEL, secrets.token_bytes(16))
+    got = c.a.state(GRANTED, OVER)
+    equal((got.result, got.epoch), (OVER, 1), "what is told of another move")
     c.kill()
     c.start(c.b)
     c.b.move(ACCEPT, c.id)
-    equal(c.b.state(GRANTED, OVER).epoch, 1, "owner epoch at the target")
+    got = c.b.state(GRANTED, OVER)
+    equal((got.result, got.epoch), (GRANTED, 1), "what the target is told")
 
 
 def cannot_write_down():
@@ -389,6 +408,7 @@ def in_the_commit():
 
 
 if __name__ == "__main__":
-    s.run([moves, and_back, not_ejected, waits, in_the_commit, cancelled, too_late, cancelled_there, not_accepted,
+    s.run([moves, and_back, not_ejected, waits, in_the_commit, cancelled, too_late, cancelled_there,
+           cancelled_elsewhere, not_accepted,
            accepted_before, unreachable, ticket, asked_later, killed_before, killed_after,
            cannot_write_down, one_at_a_time, hostile])

@@ -106,6 +106,7 @@ struct offer {
 	int writer;		/* drive that has it open for writing, or -1 */
 	int owner;		/* site that alone may open it, or -1: any */
 	uint32_t owner_epoch;	/* how often it came to belong to another host */
+	uint8_t moved_by[FRAME_UUID_LEN];	/* the move that made it so last, or zeros */
 	uint8_t inserted[SHARE_KEYS / 8];	/* drives that have the medium */
 	struct folder *folder;
 	int record;		/* of its identity, if it is written to; or -1 */

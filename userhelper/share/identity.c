@@ -32,7 +32,7 @@
 #define STAMP_MS	1000
 #define SLACK_MS	3000	/* STAMP_MS, and a server's time for one write */
 #define KEEP_S		(30 * 24 * 3600)
-#define FORMAT		2
+#define FORMAT		3
 #define RECORD_MAX	1024
 
 struct seen {
@@ -99,18 +99,25 @@ static int open_record(const char *path)
 	return -1;
 }
 
-/* The first format knew no owners. */
-static bool parse(char *text, struct seen *s, bool *read_only, uint8_t *id, uint32_t *epoch)
+/* What a record says of who has the medium: of the first format nothing, of the second no move. */
+struct owned {
+	uint8_t medium_id[FRAME_UUID_LEN], by[FRAME_UUID_LEN];
+	uint32_t epoch;
+};
+
+static bool parse(char *text, struct seen *s, bool *read_only, struct owned *w)
 {
-	char hex[2 * FRAME_UUID_LEN + 1];
+	char hex[2 * FRAME_UUID_LEN + 1], by[2 * FRAME_UUID_LEN + 1] = "";
 	unsigned long long size, dev, ino;
 	long long btime, mtime, ctime;
 	int format, ro, end = 0, n;
 
-	*epoch = 0;
-	n = sscanf(text, "%d %32s %d %llu %llu %llu %lld %lld %lld %n%u %n", &format, hex, &ro,
-		   &dev, &ino, &size, &btime, &mtime, &ctime, &end, epoch, &end);
-	if (n < 9 || format != n - 8 || text[end] || !hex_decode(hex, id, FRAME_UUID_LEN))
+	*w = (struct owned){ 0 };
+	n = sscanf(text, "%d %32s %d %llu %llu %llu %lld %lld %lld %n%u %n%32s %n", &format, hex,
+		   &ro, &dev, &ino, &size, &btime, &mtime, &ctime, &end, &w->epoch, &end, by, &end);
+	if (n < 9 || format != n - 8 || text[end] ||
+	    !hex_decode(hex, w->medium_id, FRAME_UUID_LEN) ||
+	    (*by && !hex_decode(by, w->by, FRAME_UUID_LEN)))
 		return false;
 	*s = (struct seen){
 		.dev = dev, .ino = ino, .size = size,
@@ -147,10 +154,9 @@ void identity_recall(struct offer *o)
 {
 	static const uint8_t none[FRAME_UUID_LEN];
 	g_autofree char *path = NULL;
-	uint8_t id[FRAME_UUID_LEN];
 	char text[RECORD_MAX];
 	struct seen now, then;
-	uint32_t epoch;
+	struct owned w;
 	bool read_only;
 	struct stat st;
 	ssize_t n;
@@ -162,13 +168,14 @@ void identity_recall(struct offer *o)
 		return;
 	n = read(fd, text, sizeof(text) - 1);
 	text[MAX(n, 0)] = '\0';
-	if (n > 0 && fstat(fd, &st) == 0 && parse(text, &then, &read_only, id, &epoch) &&
-	    memcmp(id, none, sizeof(none)) && !taken(o, id) &&
+	if (n > 0 && fstat(fd, &st) == 0 && parse(text, &then, &read_only, &w) &&
+	    memcmp(w.medium_id, none, sizeof(none)) && !taken(o, w.medium_id) &&
 	    same(&now, &then, read_only,
 		 st.st_mtim.tv_sec * 1000000000LL + st.st_mtim.tv_nsec)) {
 		log_debug("%s: the same medium as before", o->info.name);
-		memcpy(o->medium_id, id, sizeof(id));
-		o->owner_epoch = epoch;
+		memcpy(o->medium_id, w.medium_id, sizeof(o->medium_id));
+		memcpy(o->moved_by, w.by, sizeof(o->moved_by));
+		o->owner_epoch = w.epoch;
 	}
 	close(fd);
 }
@@ -194,7 +201,7 @@ static void prune(const char *path)
 
 bool identity_keep(struct offer *o)
 {
-	char hex[2 * FRAME_UUID_LEN + 1], text[RECORD_MAX];
+	char hex[2 * FRAME_UUID_LEN + 1], by[2 * FRAME_UUID_LEN + 1], text[RECORD_MAX];
 	g_autofree char *path = NULL;
 	struct seen s;
 	int n;
@@ -206,10 +213,11 @@ bool identity_keep(struct offer *o)
 	if (!path)
 		return true;
 	hex_encode(o->medium_id, FRAME_UUID_LEN, hex);
-	n = snprintf(text, sizeof(text), "%d %s %d %llu %llu %llu %lld %lld %lld %u\n", FORMAT, hex,
+	hex_encode(o->moved_by, FRAME_UUID_LEN, by);
+	n = snprintf(text, sizeof(text), "%d %s %d %llu %llu %llu %lld %lld %lld %u %s\n", FORMAT, hex,
 		     o->read_only, (unsigned long long)s.dev, (unsigned long long)s.ino,
 		     (unsigned long long)s.size, (long long)s.btime, (long long)s.mtime,
-		     (long long)s.ctime, o->owner_epoch);
+		     (long long)s.ctime, o->owner_epoch, by);
 	if (file_replace(path, text, n) < 0) {
 		log_debug("%s cannot be written: should this program be killed, '%s' is another "
 			  "medium then", path, o->info.name);

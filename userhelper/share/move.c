@@ -224,11 +224,15 @@ static void over(struct move *m, const char *why)
  */
 static void grant(struct move *m, struct offer *o)
 {
+	uint8_t moved_by[FRAME_UUID_LEN];
 	int before = o->owner;
 
+	memcpy(moved_by, o->moved_by, sizeof(moved_by));
+	memcpy(o->moved_by, m->id, sizeof(o->moved_by));
 	o->owner = site_of(m->to);
 	o->owner_epoch++;
 	if (!identity_keep(o)) {
+		memcpy(o->moved_by, moved_by, sizeof(moved_by));
 		o->owner = before;
 		o->owner_epoch--;
 		over(m, "the share cannot write down who has the medium; is its disk full?");
@@ -378,16 +382,44 @@ static void commit(struct port *p, struct move *m)
 	move_progress(p->share);
 }
 
+/*
+ * Either host's word, on any of its ports: a target that gave its drive up has no
+ * other left.
+ */
+static void cancel(struct port *p, struct move *m)
+{
+	bool first = p->site == site_of(m->from);
+
+	if (!first && !m->joined)
+		return;
+	m->accepted &= first;
+	over(m, first ? "cancelled" : "cancelled at the other host");
+	if (p->drive != m->from && p->drive != m->to)
+		answer_move(p, m);
+}
+
 /* Whoever it matters to says that it knows. */
 static void note_known(struct port *p, struct move *m)
 {
 	unsigned int who = m->result == FRAME_MOVE_GRANTED ? m->from : m->to;
 
-	if (p->drive != who)
+	if (p->site != site_of(who))
 		return;
 	m->known = true;
 	set_timer(m, 0, NULL);
 	leave(p->share, site_of(who));
+}
+
+/* Another share knew it: what is on disk is the last one that was granted. */
+static void before_us(struct port *p, const struct frame_move *asked)
+{
+	const struct offer *o = offer_find(p->share, asked->offer);
+
+	if (o && o->owner_epoch && !memcmp(o->moved_by, asked->id, sizeof(o->moved_by)))
+		answer(p, asked->id, asked->offer, FRAME_MOVE_GRANTED, NULL);
+	else
+		answer(p, asked->id, asked->offer, FRAME_MOVE_OVER,
+		       "the share does not know of the move: it was started anew");
 }
 
 /* Of a move that is over, or that another share knew. */
@@ -401,8 +433,7 @@ static void after(struct port *p, const struct frame_move *asked, struct move *m
 	if (m)
 		answer_move(p, m);
 	else
-		answer(p, asked->id, asked->offer, FRAME_MOVE_OVER,
-		       "the share does not know of the move: it was started anew");
+		before_us(p, asked);
 }
 
 bool move_heard(struct port *p, const struct frame_move *asked)
@@ -430,10 +461,7 @@ bool move_heard(struct port *p, const struct frame_move *asked)
 		commit(p, m);
 		break;
 	case FRAME_MOVE_CANCEL:
-		m->accepted &= !m->joined || p->drive != m->to;
-		if (p->drive == m->from || (m->joined && p->drive == m->to))
-			over(m, p->drive == m->from ? "cancelled" :
-			     "cancelled at the other host");
+		cancel(p, m);
 		break;
 	}
 	return true;

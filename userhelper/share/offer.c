@@ -181,6 +181,7 @@ static void renew(struct offer *o)
 	memset(o->inserted, 0, sizeof(o->inserted));
 	random_bytes(o->medium_id, sizeof(o->medium_id));
 	o->owner_epoch = 0;
+	memset(o->moved_by, 0, sizeof(o->moved_by));
 	offer_new_incarnation(o);
 	if (o->fd < 0 || fstat(o->fd, &st) < 0)
 		return;
