@@ -67,7 +67,8 @@ static void prune(uint32_t index)
 		struct migration *m = i->data;
 
 		before = i->prev;
-		if (ended(m) && !m->nag && (m->index == index || ++n > ENDED_MAX))
+		if (ended(m) && !m->nag &&
+		    ((m->index == index && !m->late) || ++n > ENDED_MAX))
 			migration_free(m);
 	}
 }
@@ -108,6 +109,7 @@ void migration_free(struct migration *m)
 	g_free(m->nbd_uri);
 	g_free(m->nbd_id);
 	g_free(m->why);
+	g_free(m->drive);
 	g_free(m);
 }
 
@@ -238,7 +240,11 @@ static JsonObject *to_json(const struct migration *m)
 
 	json_object_set_int_member(o, "index", m->index);
 	json_object_set_boolean_member(o, "incoming", m->incoming);
-	json_object_set_int_member(o, "phase", m->phase);
+	json_object_set_int_member(o, "phase", m->late ? MIG_ACCEPTED : m->phase);
+	json_object_set_boolean_member(o, "late", m->late);
+	json_object_set_string_member(o, "drive", m->drive ?: "");
+	if (m->incoming)
+		json_object_set_object_member(o, "make", migrate_describe_drive(&m->make));
 	put_hex(o, "id", m->id);
 	json_object_set_string_member(o, "peer", m->peer ?: "");
 	json_object_set_string_member(o, "far-drive", m->far_drive ?: "");
@@ -265,11 +271,13 @@ JsonArray *migrate_save(void)
 	JsonArray *a = NULL;
 
 	for (GList *i = all; i; i = i->next) {
-		if (ended(i->data))
+		const struct migration *m = i->data;
+
+		if (ended(m) && !m->late)
 			continue;
 		if (!a)
 			a = json_array_new();
-		json_array_add_object_element(a, to_json(i->data));
+		json_array_add_object_element(a, to_json(m));
 	}
 	return a;
 }
@@ -285,12 +293,16 @@ static void load_one(JsonObject *o)
 {
 	int64_t index = member_int(o, "index", -1), phase = member_int(o, "phase", -1);
 	struct drive *d = index >= 0 && index < SPICEBD_MAX_DRIVES ? drive_at(index) : NULL;
+	JsonNode *make = json_object_get_member(o, "make");
+	bool late = member_bool(o, "late", FALSE), wrong;
 	struct migration *m;
 
-	if (!d || phase < MIG_SETUP || phase > MIG_GRANTED)
+	if ((!d && !late) || phase < MIG_SETUP || phase > MIG_GRANTED)
 		return;
-	m = migration_new(member_bool(o, "incoming", FALSE), index);
-	m->phase = phase;
+	m = migration_new(member_bool(o, "incoming", FALSE), d ? index : SPICEBD_MAX_DRIVES);
+	m->phase = late ? MIG_FAILED : phase;
+	m->late = late;
+	m->drive = text_member(o, "drive");
 	m->peer = text_member(o, "peer");
 	m->far_drive = text_member(o, "far-drive");
 	m->name = text_member(o, "name");
@@ -307,13 +319,19 @@ static void load_one(JsonObject *o)
 	m->made = member_bool(o, "made", FALSE);
 	m->far.cache = member_int(o, "cache", FAR_AUTO);
 	m->far.read_ahead = member_int(o, "read-ahead", FAR_AUTO);
-	if (!hex_decode(member_str(o, "id", ""), m->id, FRAME_UUID_LEN) ||
-	    !hex_decode(member_str(o, "medium-id", ""), m->medium_id, FRAME_UUID_LEN)) {
-		log_warn("drive %s: what is known of its migration makes no sense", d->k.name);
+	wrong = !hex_decode(member_str(o, "id", ""), m->id, FRAME_UUID_LEN) ||
+		!hex_decode(member_str(o, "medium-id", ""), m->medium_id, FRAME_UUID_LEN);
+	if (m->incoming)
+		wrong |= !make || !JSON_NODE_HOLDS_OBJECT(make) ||
+			 !migrate_parse_drive(json_node_get_object(make), &m->make);
+	if (wrong) {
+		log_warn("drive %s: what is known of its migration makes no sense",
+			 d ? d->k.name : m->drive ?: "?");
 		migration_free(m);
 		return;
 	}
-	d->blockers |= BLOCK_MIGRATE;
+	if (!late)
+		d->blockers |= BLOCK_MIGRATE;
 }
 
 void migrate_load(void)
@@ -349,7 +367,9 @@ static void each_of(struct drive *d, void (*fn)(struct migration *m))
 
 static void look(struct migration *m)
 {
-	if (m->incoming)
+	if (m->late)
+		migrate_late_ask(m);
+	else if (m->incoming)
 		migrate_in_look(m);
 	else
 		migrate_out_look(m);
@@ -386,7 +406,7 @@ void migrate_medium_out(struct drive *d)
 
 static bool of_link(const struct migration *m, const char *link)
 {
-	return m->arbiter && (!ended(m) || m->nag) && !strcmp(m->link, link);
+	return m->arbiter && (!ended(m) || m->nag || m->late) && !strcmp(m->link, link);
 }
 
 void migrate_links_changed(const char *link)
@@ -402,11 +422,13 @@ static void on_move(struct link *l, uint32_t port, const struct frame_move_state
 {
 	struct migration *m = migration_by_id(s->id);
 
-	if (!m || m->index != port || !of_link(m, l->name))
+	if (!m || (m->index != port && !m->late) || !of_link(m, l->name))
 		return;
 	log_debug("drive %u: the share says: move %u, owner epoch %u: %s", m->index, s->result,
 		  s->owner_epoch, s->text);
-	if (m->incoming)
+	if (m->late)
+		migrate_late_state(m, s);
+	else if (m->incoming)
 		migrate_in_state(m, s);
 	else
 		migrate_out_state(m, s);
@@ -570,10 +592,10 @@ static void query_migrate(struct cmd *c)
 		struct drive *d = drive_at(m->index);
 		JsonObject *o;
 
-		if (!d)
+		if (!d && !m->drive)
 			continue;
 		o = json_object_new();
-		json_object_set_string_member(o, "drive", d->k.name);
+		json_object_set_string_member(o, "drive", d ? d->k.name : m->drive);
 		json_object_set_string_member(o, "direction", m->incoming ? "in" : "out");
 		json_object_set_string_member(o, "status", migration_phase_str(m));
 		json_object_set_string_member(o, "peer", m->peer ?: "");

@@ -55,6 +55,10 @@ enum mig_phase {
  * @nag: (source, failed) the share does not know that yet
  * @begin: (source) what the share is told
  * @busy: (target) a medium is being inserted
+ * @since: (target) nobody has been there who could go on with it; ms, 0: somebody is
+ * @late: (target, failed) the share may yet say that the medium is ours
+ * @drive: (late) the drive that was kept for it
+ * @make: (target) the drive that is made for it
  */
 struct migration {
 	bool incoming;
@@ -81,6 +85,10 @@ struct migration {
 	bool far_ready, share_ready, nag, busy;
 	struct frame_move begin;
 	struct freezing freezing;
+	long long since;
+	bool late;
+	char *drive;
+	struct kernel_drive_new make;
 };
 
 /* migrate.c */
@@ -123,5 +131,18 @@ void migrate_in_state(struct migration *m, const struct frame_move_state *s);
 void migrate_in_drop(struct migration *m, const char *why);
 int migrate_in_resolve(struct migration *m, bool here, struct derr *e);
 void migrate_in_adopt(struct migration *m);
+/* The share says that the medium of a late one is ours. */
+int migrate_in_claim(struct migration *m, struct derr *e);
+
+/* migrate_late.c: targets that nobody goes on with */
+void migrate_late_tick(struct migration *m);
+void migrate_late_ask(struct migration *m);
+void migrate_late_state(struct migration *m, const struct frame_move_state *s);
+void migrate_late_adopt(struct migration *m);
+
+/* migrate_drive.c */
+JsonObject *migrate_describe_drive(const struct kernel_drive_new *n);
+/* false: of a kind that is not known here */
+bool migrate_parse_drive(JsonObject *o, struct kernel_drive_new *n);
 
 #endif /* SPICEBD_MIGRATE_IMPL_H */

@@ -211,10 +211,7 @@ void migrate_in_look(struct migration *m)
 
 	if (!p || !o || m->phase == MIG_GRANTED || (m->phase == MIG_SETUP && !m->far_ready))
 		return;
-	if (!(o->flags & FRAME_OFFER_AWAY) && o->owner_epoch > m->owner_epoch &&
-	    m->phase == MIG_ACCEPTED)
-		granted(m);
-	else if (p->epoch != m->asked && !mismatch(m, o))
+	if (p->epoch != m->asked && !mismatch(m, o))
 		accept_medium(m);
 }
 
@@ -228,8 +225,7 @@ void migrate_in_state(struct migration *m, const struct frame_move_state *s)
 		migstream_say(m->s, migration_message("ready"));
 	} else if (s->result == FRAME_MOVE_GRANTED) {
 		granted(m);
-	} else if (s->result == FRAME_MOVE_OVER &&
-		   (!s->offer || s->owner_epoch <= m->owner_epoch)) {
+	} else if (s->result == FRAME_MOVE_OVER) {
 		migration_ask(m, FRAME_MOVE_DONE);
 		m->phase = MIG_SETUP;	/* it need not be told again */
 		snprintf(text, sizeof(text), "the share says: %s", s->text);
@@ -267,50 +263,21 @@ static struct drive *take_held(const char *name, uint32_t personality, struct de
 	return NULL;
 }
 
-static int64_t bounded(JsonObject *o, const char *name, int64_t min, int64_t max)
+static struct drive *make_drive(const struct kernel_drive_new *n, struct derr *e)
 {
-	return CLAMP(member_int(o, name, min), min, max);
-}
-
-static struct drive *make_drive(JsonObject *o, uint32_t personality, struct derr *e)
-{
-	const struct kernel_drive_new n = {
-		.personality = personality, .held = true,
-		.set_queues = true,
-		.nr_queues = bounded(o, "queues", SPICEBD_MIN_QUEUES, SPICEBD_MAX_QUEUES),
-		.set_depth = true,
-		.queue_depth = bounded(o, "depth", SPICEBD_MIN_QUEUE_DEPTH,
-				       SPICEBD_MAX_QUEUE_DEPTH),
-		.set_max_io = true,
-		.max_io = bounded(o, "max-io", SPICEBD_MIN_MAX_IO, SPICEBD_MAX_MAX_IO),
-		.set_reconnect = true,
-		.reconnect_timeout = bounded(o, "reconnect-timeout", SPICEBD_TIMEOUT_FOREVER,
-					     SPICEBD_MAX_TIMEOUT),
-		.set_stall = true,
-		.stall_timeout = bounded(o, "stall-timeout", 0, SPICEBD_MAX_TIMEOUT),
-	};
 	struct drive *d;
 
-	return drive_add(&n, &d, e) < 0 ? NULL : d;
+	return drive_add(n, &d, e) < 0 ? NULL : d;
 }
 
-static struct drive *find_drive(JsonObject *drive, JsonObject *target, bool *made,
+/* @name: that one, or NULL: one that fits, or else one that is @made */
+static struct drive *find_drive(const struct kernel_drive_new *n, const char *name, bool *made,
 				struct derr *e)
 {
-	const char *personality = member_str(drive, "personality", "");
-	const char *name = member_str(target, "drive", NULL);
-	uint32_t p = SPICEBD_PERSONALITY_DISK;
-	struct drive *d;
+	struct drive *d = take_held(name, n->personality, e);
 
-	if (!strcmp(personality, "cdrom")) {
-		p = SPICEBD_PERSONALITY_CDROM;
-	} else if (strcmp(personality, "disk")) {
-		derr_set(e, EINVAL, "the drive is of a kind that is not known here");
-		return NULL;
-	}
-	d = take_held(name, p, e);
 	*made = !d && !name;
-	return *made ? make_drive(drive, p, e) : d;
+	return *made ? make_drive(n, e) : d;
 }
 
 /* ---- where the share is to go */
@@ -449,6 +416,7 @@ static struct migration *take(JsonObject *o, struct derr *e)
 {
 	JsonObject *drive = sub(o, "drive"), *medium = sub(o, "medium"), *target = sub(o, "target");
 	uint8_t id[FRAME_UUID_LEN];
+	struct kernel_drive_new make;
 	struct migration *m;
 	struct drive *d;
 	bool made = false;
@@ -469,12 +437,17 @@ static struct migration *take(JsonObject *o, struct derr *e)
 		derr_set(e, EBUSY, "spicebdd is ending");
 		return NULL;
 	}
-	d = find_drive(drive, target, &made, e);
+	if (!migrate_parse_drive(drive, &make)) {
+		derr_set(e, EINVAL, "the drive is of a kind that is not known here");
+		return NULL;
+	}
+	d = find_drive(&make, member_str(target, "drive", NULL), &made, e);
 	if (!d)
 		return NULL;
 	m = migration_new(true, d->index);
 	memcpy(m->id, id, sizeof(m->id));
 	m->made = made;
+	m->make = make;
 	m->tray_open = member_bool(drive, "tray-open", FALSE);
 	m->locked = member_bool(drive, "locked", FALSE);
 	m->peer = g_strdup("another host");
@@ -619,6 +592,27 @@ void migrate_in_tick(struct migration *m)
 {
 	if (m->phase == MIG_GRANTED && m->deadline && now_ms() >= m->deadline && !m->busy)
 		insert(m);
+	else if (m->phase == MIG_SETUP || m->phase == MIG_ACCEPTED)
+		migrate_late_tick(m);
+	else if (m->late)
+		migrate_late_ask(m);
+}
+
+int migrate_in_claim(struct migration *m, struct derr *e)
+{
+	struct drive *d;
+
+	if (blockers_stopped())
+		return derr_set(e, EBUSY, "spicebdd is ending");
+	d = find_drive(&m->make, NULL, &m->made, e);
+	if (!d)
+		return -e->code;
+	m->index = d->index;
+	m->late = false;
+	m->phase = MIG_ACCEPTED;
+	d->blockers |= BLOCK_MIGRATE;
+	granted(m);
+	return 0;
 }
 
 int migrate_in_resolve(struct migration *m, bool here, struct derr *e)
@@ -640,6 +634,10 @@ void migrate_in_adopt(struct migration *m)
 	struct drive *d = migration_drive(m);
 	struct derr e;
 
+	if (m->late) {
+		migrate_late_adopt(m);
+		return;
+	}
 	if (m->phase == MIG_SETUP) {
 		migrate_in_drop(m, "spicebdd was started anew meanwhile");
 		return;

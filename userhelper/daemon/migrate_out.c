@@ -493,15 +493,15 @@ void migrate_out_medium_lost(struct migration *m)
 
 static JsonObject *describe_drive(const struct drive *d)
 {
-	JsonObject *o = json_object_new();
+	const struct kernel_drive_new n = {
+		.personality = d->k.personality, .nr_queues = d->k.nr_queues,
+		.queue_depth = d->k.queue_depth, .max_io = d->k.max_io,
+		.reconnect_timeout = d->k.reconnect_timeout,
+		.stall_timeout = d->k.stall_timeout,
+	};
+	JsonObject *o = migrate_describe_drive(&n);
 
 	json_object_set_string_member(o, "name", d->k.name);
-	json_object_set_string_member(o, "personality", drive_has_tray(d) ? "cdrom" : "disk");
-	json_object_set_int_member(o, "queues", d->k.nr_queues);
-	json_object_set_int_member(o, "depth", d->k.queue_depth);
-	json_object_set_int_member(o, "max-io", d->k.max_io);
-	json_object_set_int_member(o, "reconnect-timeout", d->k.reconnect_timeout);
-	json_object_set_int_member(o, "stall-timeout", d->k.stall_timeout);
 	json_object_set_boolean_member(o, "tray-open", d->k.tray == SPICEBD_TRAY_OPEN);
 	json_object_set_boolean_member(o, "locked", d->k.state & SPICEBD_STATE_LOCKED_ADMIN);
 	return o;
