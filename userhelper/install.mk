@@ -21,7 +21,7 @@ INSTALL ?= install
 
 bin_programs := spicebdctl spicebd-share
 sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-export spicebd-supervisor \
-	spicebd-mount
+	spicebd-mount spicebd-tls
 objects := nbdkit-spicebd-plugin.so spicebd-memlock.so
 # Beside the programs' directory, where they look for them.
 plugindir := $(prefix)/lib/spicebd

@@ -13,13 +13,13 @@ from procs import TOP, equal, ok, run
 
 PROGRAMS = {"bin": ["spicebdctl", "spicebd-share"],
             "sbin": ["spicebdd", "spicebd-link", "spicebd-nbdkit", "spicebd-export", "spicebd-supervisor",
-                     "spicebd-mount"],
+                     "spicebd-mount", "spicebd-tls"],
             "lib/spicebd": ["nbdkit-spicebd-plugin.so", "spicebd-memlock.so"]}
 UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service",
          "spicebd-mount@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
-         "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
+         "spicebd-tls@.service", "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
 PAGES = ["man1/spicebd-share.1", "man4/spicebd.4", "man5/spicebd.conf.5", "man8/spicebd-link.8",
-         "man8/spicebdctl.8", "man8/spicebdd.8"]
+         "man8/spicebd-tls.8", "man8/spicebdctl.8", "man8/spicebdd.8"]
 NEEDED = ["sysinit.target", "basic.target", "sockets.target", "network.target", "shutdown.target",
           "local-fs-pre.target", "local-fs.target", "umount.target",
           "multi-user.target", "systemd-tmpfiles-setup.service", "systemd-modules-load.service"]

@@ -79,7 +79,7 @@ def verbs():
 
 def programs():
     for name, source in (("spicebd-share.1", "share/main.c"), ("spicebdd.8", "daemon/main.c"),
-                         ("spicebd-link.8", "link/main.c")):
+                         ("spicebd-link.8", "link/main.c"), ("spicebd-tls.8", "tls/main.c")):
         prog = f"{BIN}/{name[:-2]}"
         told = documented(page(name).split("COMMANDS\n")[0])
         synopsis = set(IN_HELP.findall(page(name)))
@@ -125,8 +125,8 @@ def rendered():
     r = run("make", "-s", "-C", f"{TOP}/userhelper", f"O={procs.run_dir}", "man")
     ok(r.returncode == 0 and not r.stderr, "rst2man makes them without a warning", r)
     pages = sorted(os.listdir(f"{procs.run_dir}/man"))
-    equal(pages, ["spicebd-link.8", "spicebd-share.1", "spicebd.4", "spicebd.conf.5",
-                  "spicebdctl.8", "spicebdd.8"], "the pages")
+    equal(pages, ["spicebd-link.8", "spicebd-share.1", "spicebd-tls.8", "spicebd.4",
+                  "spicebd.conf.5", "spicebdctl.8", "spicebdd.8"], "the pages")
     for p in pages:
         r = subprocess.run(["man", "--warnings", "-l", f"{procs.run_dir}/man/{p}"],
                            capture_output=True, text=True,

@@ -1,36 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * migrate: a drive's medium goes to another host. What takes rights or programs is
- * done here: the other spicebdd's socket is opened, or an ssh is started, and
- * spicebdd is given the descriptor. The ssh is ours, and ends with us.
+ * done here: a way to the other spicebdd is made, of which spicebdd is given the
+ * descriptor.
  */
 #include "ctl.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "log.h"
+#include "migrate_way.h"
 #include "sock.h"
 
 #define ASK_MS		10000
 #define MIGRATE_MS	180000	/* spicebdd's own limits are shorter */
 
-extern char **environ;
-
 /**
  * struct migrate_args - the command line
  * @to: where to
+ * @certificates: for TLS
  * @resolve, @cancel, @serve: instead of that
  */
 struct migrate_args {
-	const char *to, *to_drive, *link, *share_uri, *share_subject, *resolve;
+	const char *to, *to_drive, *link, *share_uri, *share_subject, *certificates, *resolve;
 	bool cancel, serve, json;
 };
 
@@ -42,6 +39,7 @@ static int parse(const struct verb *v, int argc, char **argv, struct migrate_arg
 		{ "link", required_argument, NULL, 'l' },
 		{ "share-uri", required_argument, NULL, 'u' },
 		{ "share-subject", required_argument, NULL, 's' },
+		{ "tls-certificates", required_argument, NULL, 'C' },
 		{ "resolve", required_argument, NULL, 'r' },
 		{ "cancel", no_argument, NULL, 'c' },
 		{ "serve", no_argument, NULL, 'S' },
@@ -66,6 +64,9 @@ static int parse(const struct verb *v, int argc, char **argv, struct migrate_arg
 		case 's':
 			a->share_subject = optarg;
 			break;
+		case 'C':
+			a->certificates = optarg;
+			break;
 		case 'r':
 			a->resolve = optarg;
 			break;
@@ -78,71 +79,6 @@ static int parse(const struct verb *v, int argc, char **argv, struct migrate_arg
 		}
 	}
 	return status;
-}
-
-/* ---- the way to the other spicebdd */
-
-/* ssh://[USER@]HOST[:PORT], of which nothing may look like an option. */
-static int ssh_args(const char *uri, char *where, size_t size, char *port, size_t port_size)
-{
-	const char *host = uri + strlen("ssh://"), *colon = strrchr(host, ':');
-	size_t len = colon && !strchr(colon, ']') ? (size_t)(colon - host) : strlen(host);
-	uint32_t number = 22;
-
-	if (!len || len >= size || *host == '-' || memchr(host, '/', len))
-		return -EINVAL;
-	if (host[len] && (!parse_u32(host + len + 1, 65535, &number) || !number))
-		return -EINVAL;
-	snprintf(where, size, "%.*s", (int)len, host);
-	snprintf(port, port_size, "%u", number);
-	return 0;
-}
-
-static int spawn_ssh(const char *uri, pid_t *pid, struct fault *f)
-{
-	char where[256], port[8];
-	char *argv[] = { "ssh", "-T", "-o", "BatchMode=yes", "-p", port, "--", where,
-			 "spicebdctl migrate --serve", NULL };
-	posix_spawn_file_actions_t fa;
-	int sv[2], r;
-
-	if (ssh_args(uri, where, sizeof(where), port, sizeof(port)) < 0) {
-		fault_set(f, EXIT_USAGE, "\"%s\" is not ssh://[USER@]HOST[:PORT]", clean(uri));
-		return -EINVAL;
-	}
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
-		fault_set(f, EXIT_REFUSED, "no socket for ssh: %s", strerror(errno));
-		return -errno;
-	}
-	posix_spawn_file_actions_init(&fa);
-	posix_spawn_file_actions_adddup2(&fa, sv[1], STDIN_FILENO);
-	posix_spawn_file_actions_adddup2(&fa, sv[1], STDOUT_FILENO);
-	r = posix_spawnp(pid, argv[0], &fa, NULL, argv, environ);
-	posix_spawn_file_actions_destroy(&fa);
-	close(sv[1]);
-	if (!r)
-		return sv[0];
-	close(sv[0]);
-	fault_set(f, EXIT_REFUSED, "cannot run ssh: %s", strerror(r));
-	return -r;
-}
-
-static int way_to(const char *uri, pid_t *pid, struct fault *f)
-{
-	int fd;
-
-	if (!strncmp(uri, "ssh://", 6))
-		return spawn_ssh(uri, pid, f);
-	if (strncmp(uri, "unix:", 5)) {
-		fault_set(f, EXIT_USAGE, "\"%s\": the other host is at ssh://[USER@]HOST or unix:PATH",
-			  clean(uri));
-		return -EINVAL;
-	}
-	fd = sock_connect(uri + 5, SOCK_STREAM);
-	if (fd < 0)
-		fault_set(f, EXIT_REFUSED, "cannot reach the other spicebdd at %s: %s; is it "
-			  "running?", clean(uri + 5), strerror(-fd));
-	return fd;
 }
 
 /* ---- what is asked of spicebdd */
@@ -181,8 +117,8 @@ static void put(JsonObject *o, const char *name, const char *value)
 static int migrate(const struct migrate_args *a, const struct kernel_drive *d, struct fault *f)
 {
 	JsonObject *o = of_drive(d);
-	pid_t ssh = -1;
-	int fd = way_to(a->to, &ssh, f), r;
+	pid_t pid;
+	int fd = migrate_way(a->to, a->certificates, &pid, f), r;
 
 	if (fd < 0) {
 		json_object_unref(o);
@@ -194,11 +130,7 @@ static int migrate(const struct migrate_args *a, const struct kernel_drive *d, s
 	put(o, "share-uri", a->share_uri);
 	put(o, "share-subject", a->share_subject);
 	r = ask("spicebd-migrate", o, fd, MIGRATE_MS, f);
-	close(fd);
-	if (ssh > 0) {
-		kill(ssh, SIGTERM);
-		waitpid(ssh, NULL, 0);
-	}
+	migrate_way_end(fd, pid);
 	return r;
 }
 
