@@ -118,7 +118,7 @@ static void keep_stream(int fd)
 
 static void check_message(const struct link_msg *m, int fd)
 {
-	must(m->type >= LINK_READY && m->type <= LINK_STATS);
+	must(m->type >= LINK_READY && m->type <= LINK_MOVE_STATE);
 	must(memchr(m->text, '\0', sizeof(m->text)));
 	must((fd >= 0) == (m->type == LINK_STREAM));
 	if (m->type == LINK_READY || m->type == LINK_CLIENT || m->port >= PORTS)
