@@ -184,6 +184,25 @@ static void remove_leftovers(const char *name)
 		unlink(path);
 }
 
+/* The sockets that a relay made for QEMU; those of QEMU's own are not ours. */
+static void remove_relay_sockets(const struct linkconf *l)
+{
+	char path[LINKCONF_PATH_MAX + 16];
+	const char *prefix;
+	int r;
+
+	if (!linkconf_relay_listens(l, &prefix))
+		return;
+	for (unsigned int i = 0; i < LINKCONF_PORTS; i++) {
+		if (!linkconf_relays_port(l, i))
+			continue;
+		snprintf(path, sizeof(path), "%s.%u", prefix, i);
+		r = sock_remove_dead(path);
+		if (r < 0)
+			log_warn("%s is left: %s", path, strerror(-r));
+	}
+}
+
 /*
  * Whether somebody listens on its private socket. Not found out by connecting:
  * a new peer there ends the session of the old one, which is spicebdd.
@@ -334,8 +353,10 @@ int verb_listen(const struct verb *v, int argc, char **argv)
 
 int verb_unlisten(const struct verb *v, int argc, char **argv)
 {
+	static struct linkconf l;
 	struct fault f = { 0 };
 	const char *name;
+	char err[300];
 	bool json = false;
 	int r = verb_options(v, argc, argv, &json, NULL);
 
@@ -351,11 +372,14 @@ int verb_unlisten(const struct verb *v, int argc, char **argv)
 		fault_set(&f, EXIT_REFUSED, "link \"%s\" does not listen", name);
 		return fault_tell(&f);
 	}
+	if (linkconf_load(name, &l, err, sizeof(err)) < 0)
+		linkconf_init(&l, name);	/* broken meanwhile: it is ended, though */
 	r = control_link("stop", name, &f);
 	remove_conf(name);
 	if (r < 0)
 		return fault_tell(&f);
 	remove_leftovers(name);
+	remove_relay_sockets(&l);
 	tell(name, NULL, json);
 	return EXIT_DONE;
 }

@@ -52,28 +52,40 @@ static int sock_addr(struct sockaddr_un *a, const char *path)
 	return 0;
 }
 
+static int remove_dead(const char *path, int type)
+{
+	struct stat st;
+	int fd;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
+	fd = sock_connect(path, (type & ~SOCK_NONBLOCK) | SOCK_NONBLOCK);
+	if (fd >= 0 || fd == -EAGAIN) {
+		if (fd >= 0)
+			close(fd);
+		return -EADDRINUSE;
+	}
+	return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int sock_remove_dead(const char *path)
+{
+	return remove_dead(path, SOCK_STREAM);
+}
+
 int sock_listen(const char *path, int type, mode_t mode)
 {
 	struct sockaddr_un a;
-	struct stat st;
 	mode_t old;
 	int fd, r;
 
 	r = sock_addr(&a, path);
+	if (!r)
+		r = remove_dead(path, type);
 	if (r < 0)
 		return r;
-	if (lstat(path, &st) == 0) {
-		if (!S_ISSOCK(st.st_mode))
-			return -EEXIST;
-		fd = sock_connect(path, (type & ~SOCK_NONBLOCK) | SOCK_NONBLOCK);
-		if (fd >= 0 || fd == -EAGAIN) {
-			if (fd >= 0)
-				close(fd);
-			return -EADDRINUSE;
-		}
-		if (unlink(path) < 0 && errno != ENOENT)
-			return -errno;
-	}
 	fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;

@@ -35,6 +35,13 @@ char *run_path(char *buf, size_t size, const char *fmt, ...)
 int sock_listen(const char *path, int type, mode_t mode);
 
 /**
+ * sock_remove_dead() - remove a socket on which nobody listens
+ * Return: 0, also when nothing is there; -EEXIST: that is no socket; -EADDRINUSE:
+ *	somebody listens; or -errno
+ */
+int sock_remove_dead(const char *path);
+
+/**
  * sock_connect() - connect to a unix socket
  * Return: descriptor (close-on-exec; blocking unless SOCK_NONBLOCK) or -errno
  */
