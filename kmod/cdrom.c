@@ -222,6 +222,9 @@ static int sbd_cdrom_open(struct gendisk *disk, blk_mode_t mode)
 	struct sbd_drive *d = disk->private_data;
 	int ret;
 
+	ret = sbd_drive_await_release(d, mode);
+	if (ret)
+		return ret;
 	enter(d);
 	ret = layer_open(d, mode);
 	if (!ret) {

@@ -11,7 +11,10 @@
 
 static int sbd_disk_open(struct gendisk *disk, blk_mode_t mode)
 {
-	return sbd_drive_opened(disk->private_data, mode);
+	struct sbd_drive *d = disk->private_data;
+	int ret = sbd_drive_await_release(d, mode);
+
+	return ret ? ret : sbd_drive_opened(d, mode);
 }
 SBD_DEFINE_OPEN(sbd_disk_open)
 

@@ -7,6 +7,7 @@
  * the block layer, with the module's. Nothing else pins the module, so an
  * attached helper does not either.
  */
+#include <linux/freezer.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <net/sock.h>
@@ -136,6 +137,68 @@ void sbd_drives_released(u32 portid)
 		spin_unlock(&d->lock);
 	}
 	spin_unlock(&sbd_table_lock);
+}
+
+/* An open would find the drive frozen, its medium not shown; drive->lock held. */
+static bool awaits_release(const struct sbd_drive *d)
+{
+	return d->freeze && !d->ready && !(d->gate & SBD_GATE_GONE);
+}
+
+/*
+ * There is nothing more to wait for. That a medium which was there, or has come
+ * since, was taken out again is an end, too.
+ */
+static bool released(struct sbd_drive *d, u64 since)
+{
+	bool shown_soon, taken, ret;
+
+	spin_lock(&d->lock);
+	shown_soon = sbd_readable(d) && !d->ready;
+	taken = d->generation != since && !d->tray.medium;
+	ret = taken || !(awaits_release(d) || shown_soon);
+	spin_unlock(&d->lock);
+	return ret;
+}
+
+/**
+ * sbd_drive_await_release - an open of a held drive waits, if it is to
+ * @d: the drive
+ * @mode: of the open
+ *
+ * The mutex is dropped for the time of the wait: to show the medium takes it,
+ * and to delete the drive, and whoever closes the drive or opens it with
+ * O_NONBLOCK would wait for it, and could not be killed. The block layer has
+ * pinned the disk and the module before ->open, and looks at nothing that the
+ * mutex guards until afterwards, but that the disk is live: that is looked at
+ * again here. Nobody opens a partition here, since there is none yet. What
+ * remains is that others who claim the drive, as a mount does, wait for one who
+ * has claimed it and waits here, and cannot be killed: so there is a limit.
+ *
+ * Context: ->open, under open_mutex.
+ *
+ * Return: 0, also when the time is over, -ERESTARTSYS or -ENXIO.
+ */
+int sbd_drive_await_release(struct sbd_drive *d, blk_mode_t mode)
+{
+	struct gendisk *disk = d->disk;
+	long left = (long)d->open_wait * HZ;
+	bool wait;
+	u64 since;
+
+	spin_lock(&d->lock);
+	wait = left && !(mode & BLK_OPEN_NDELAY) && awaits_release(d);
+	since = d->generation;
+	spin_unlock(&d->lock);
+	if (!wait)
+		return 0;
+	mutex_unlock(&disk->open_mutex);
+	left = wait_event_freezable_timeout(d->ready_wait, released(d, since),
+					    left);
+	mutex_lock(&disk->open_mutex);
+	if (left < 0)
+		return left;
+	return READ_ONCE(d->gate) & SBD_GATE_GONE ? -ENXIO : 0;
 }
 
 /* Does this opener hold the medium? drive->lock held. */
@@ -416,6 +479,7 @@ static struct sbd_drive *new_drive(u32 index, const struct sbd_drive_params *p)
 	d->max_io = p->max_io;
 	d->reconnect_timeout = p->reconnect_timeout;
 	d->stall_timeout = p->stall_timeout;
+	d->open_wait = p->open_wait;
 	d->tray.has_tray = p->personality == SPICEBD_PERSONALITY_CDROM;
 	d->gate = SBD_GATE_EMPTY;
 	mutex_init(&d->cdrom_lock);
@@ -540,6 +604,7 @@ int sbd_drive_delete(struct sbd_drive *d, bool force)
 		spin_lock(&sbd_table_lock);
 		sbd_table[d->index] = NULL;
 		spin_unlock(&sbd_table_lock);
+		wake_up_all(&d->ready_wait);
 		sbd_queue_end_all(d);
 		queue_work(sbd_slow_wq, &d->delete_work);
 	}

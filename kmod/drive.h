@@ -351,6 +351,7 @@ struct sbd_stats {
  * @nr_held: how many
  * @reconnect_timeout: seconds, 0 or SPICEBD_TIMEOUT_FOREVER
  * @stall_timeout: seconds, or 0
+ * @open_wait: seconds that an open of the frozen drive waits; never changes
  * @stalled: the helper was found silent for too long
  * @clock_running: requests wait for a helper or a far end
  * @clock_start: jiffies, since when
@@ -370,7 +371,7 @@ struct sbd_stats {
  * @own_read_ahead: the disk's read-ahead is one of ours (@lock)
  * @leftover: partitions of an older medium that are still open
  *	(@medium_work only)
- * @ready_wait: for the end of @medium_work's part
+ * @ready_wait: for the end of @medium_work's part, or of the freeze or the drive
  * @alone_wait: for all openers but one to go
  * @delete_work: deletes the gendisk
  * @deleted: that is done
@@ -411,6 +412,7 @@ struct sbd_drive {
 	u32 nr_held;
 	s32 reconnect_timeout;
 	u32 stall_timeout;
+	u32 open_wait;
 	bool stalled;
 	bool clock_running;
 	unsigned long clock_start;
@@ -458,6 +460,7 @@ enum sbd_closer {
  * @reconnect_timeout: seconds
  * @stall_timeout: seconds
  * @held: frozen from its first moment
+ * @open_wait: seconds that an open waits until it is not
  */
 struct sbd_drive_params {
 	int index;
@@ -468,6 +471,7 @@ struct sbd_drive_params {
 	s32 reconnect_timeout;
 	u32 stall_timeout;
 	bool held;
+	u32 open_wait;
 };
 
 /* main.c */
@@ -488,6 +492,7 @@ void sbd_drive_put(struct sbd_drive *d);
 void sbd_drives_exit(void);
 void sbd_free_disk(struct gendisk *disk);
 void sbd_drives_released(u32 portid);
+int sbd_drive_await_release(struct sbd_drive *d, blk_mode_t mode);
 int sbd_drive_opened(struct sbd_drive *d, blk_mode_t mode);
 void sbd_drive_released(struct sbd_drive *d, enum sbd_closer closer);
 void sbd_drive_wait_alone(struct sbd_drive *d);

@@ -76,6 +76,7 @@ static void end(struct sbd_drive *d)
 	d->freeze_error = 0;
 	set_state(d, SPICEBD_FREEZE_THAWED);
 	sbd_queue_clock(d);
+	wake_up_all(&d->ready_wait);
 }
 
 /* What waited goes on, no lock held. Context: process. */

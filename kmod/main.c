@@ -34,6 +34,10 @@ static bool held;
 module_param(held, bool, 0444);
 MODULE_PARM_DESC(held, "Make these drives held: no request passes until they are released (default: no)");
 
+static unsigned int open_wait;
+module_param(open_wait, uint, 0444);
+MODULE_PARM_DESC(open_wait, "Seconds that an open of a held drive waits for its release (default: 0, it fails)");
+
 static int __init sbd_make_drive(const char *word)
 {
 	struct sbd_drive_params p;
@@ -54,6 +58,7 @@ static int __init sbd_make_drive(const char *word)
 	p.depth = depth;
 	p.max_io = max_io;
 	p.held = held;
+	p.open_wait = open_wait;
 	d = sbd_drive_add(&p, &why);
 	if (IS_ERR(d)) {
 		pr_err("no drive made: %s (error %ld)\n",
@@ -81,6 +86,11 @@ static int __init sbd_check_params(void)
 	    !is_power_of_2(max_io)) {
 		pr_err("max_io= must be a power of two, %d to %d\n",
 		       SPICEBD_MIN_MAX_IO, SPICEBD_MAX_MAX_IO);
+		return -EINVAL;
+	}
+	if (open_wait > SPICEBD_MAX_TIMEOUT) {
+		pr_err("open_wait= must be at most %d\n",
+		       SPICEBD_MAX_TIMEOUT);
 		return -EINVAL;
 	}
 	return 0;

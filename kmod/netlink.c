@@ -60,6 +60,10 @@ static struct netlink_range_validation sbd_stall_range = {
 	.max = SPICEBD_MAX_TIMEOUT,
 };
 
+static struct netlink_range_validation sbd_open_wait_range = {
+	.max = SPICEBD_MAX_TIMEOUT,
+};
+
 static struct netlink_range_validation sbd_hold_limit_range = {
 	.max = SPICEBD_MAX_TIMEOUT,
 };
@@ -99,7 +103,7 @@ static const struct nla_policy sbd_index_policy[SPICEBD_A_DRIVE_INDEX + 1] = {
 };
 
 static const struct nla_policy
-sbd_add_policy[SPICEBD_A_DRIVE_HELD_START + 1] = {
+sbd_add_policy[SPICEBD_A_DRIVE_OPEN_WAIT + 1] = {
 	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
 	[SPICEBD_A_DRIVE_PERSONALITY] =
 		NLA_POLICY_MAX(NLA_U32, SPICEBD_PERSONALITY_DISK),
@@ -114,6 +118,8 @@ sbd_add_policy[SPICEBD_A_DRIVE_HELD_START + 1] = {
 	[SPICEBD_A_DRIVE_STALL_TIMEOUT] =
 		NLA_POLICY_FULL_RANGE(NLA_U32, &sbd_stall_range),
 	[SPICEBD_A_DRIVE_HELD_START] = { .type = NLA_FLAG },
+	[SPICEBD_A_DRIVE_OPEN_WAIT] =
+		NLA_POLICY_FULL_RANGE(NLA_U32, &sbd_open_wait_range),
 };
 
 static const struct nla_policy
@@ -368,6 +374,7 @@ static int fill_state(struct sk_buff *skb, struct sbd_drive *d, bool manager)
 			d->reconnect_timeout) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_STALL_TIMEOUT,
 			d->stall_timeout) ||
+	    nla_put_u32(skb, SPICEBD_A_DRIVE_OPEN_WAIT, d->open_wait) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_TRAY, d->tray.open ?
 			SPICEBD_TRAY_OPEN : SPICEBD_TRAY_CLOSED) ||
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_STATE, sbd_drive_state(d)) ||
@@ -567,6 +574,8 @@ static int sbd_drive_add_doit(struct sk_buff *skb, struct genl_info *info)
 		p.stall_timeout =
 			nla_get_u32(attrs[SPICEBD_A_DRIVE_STALL_TIMEOUT]);
 	p.held = attrs[SPICEBD_A_DRIVE_HELD_START];
+	if (attrs[SPICEBD_A_DRIVE_OPEN_WAIT])
+		p.open_wait = nla_get_u32(attrs[SPICEBD_A_DRIVE_OPEN_WAIT]);
 	if (!is_power_of_2(p.max_io))
 		return say(info, -EINVAL,
 			   "the largest request is not a power of two");

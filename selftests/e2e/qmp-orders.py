@@ -238,7 +238,7 @@ def force_passes_a_lock(b):
 def parameters(b, name):
     q = b.q.do("spicebd-query", drive=name)[0]
     return {k: q[k] for k in ("personality", "queues", "depth", "max-io", "reconnect-timeout",
-                              "stall-timeout", "index")}
+                              "stall-timeout", "open-wait", "index")}
 
 
 def a_probe_does_not_make_it_stale_for_long(b):
@@ -263,7 +263,7 @@ def a_probe_does_not_make_it_stale_for_long(b):
 def a_stale_drive_is_made_anew(b):
     old, new = b.image("the old one"), b.image("the new one")
     name = b.q.do("spicebd-drive-add", personality=DISK, queues=1, depth=7, max_io=65536,
-                  reconnect_timeout=11, stall_timeout=12)["drive"]
+                  reconnect_timeout=11, stall_timeout=12, open_wait=13)["drive"]
     b.q.do("spicebd-insert", source=old.path, drive=name)
     until(lambda: not b.q.do("spicebd-query", drive=name)[0]["users"], "nobody probes it")
     before = parameters(b, name)

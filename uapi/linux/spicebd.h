@@ -232,6 +232,7 @@ enum {
 	SPICEBD_A_DRIVE_HOLD_LIMIT,		/* u32, seconds, argument; 0 or absent: none */
 	SPICEBD_A_DRIVE_HELD_START,		/* flag, argument: make it held */
 	SPICEBD_A_DRIVE_HOLDERS,		/* nest, enum spicebd_attr_holder; one for each */
+	SPICEBD_A_DRIVE_OPEN_WAIT,		/* u32, seconds that an open of the held drive waits; 0 none */
 
 	__SPICEBD_A_DRIVE_MAX,
 	SPICEBD_A_DRIVE_MAX = (__SPICEBD_A_DRIVE_MAX - 1)
@@ -393,8 +394,9 @@ struct spicebd_io_answer {
  *	of these drives only; such a manager may not add drives.
  * @SPICEBD_CMD_DRIVE_ADD: manager. PERSONALITY, optional INDEX, NR_QUEUES,
  *	QUEUE_DEPTH, MAX_IO, RECONNECT_TIMEOUT, STALL_TIMEOUT, HELD_START: with
- *	that one it is frozen from its first moment, by SPICEBD_DEFAULT_HOLDER.
- *	Answers with the drive. -EEXIST: that index is taken; -ENOSPC: no more
+ *	that one it is frozen from its first moment, by SPICEBD_DEFAULT_HOLDER;
+ *	OPEN_WAIT: an open without O_NONBLOCK of the frozen drive, whose medium
+ *	was not shown yet, waits for that, not longer than this. Answers with the drive. -EEXIST: that index is taken; -ENOSPC: no more
  *	drives.
  * @SPICEBD_CMD_DRIVE_SET: manager. INDEX, RECONNECT_TIMEOUT, STALL_TIMEOUT.
  * @SPICEBD_CMD_DRIVE_DEL: manager. INDEX, FORCE. -EBUSY while open or locked

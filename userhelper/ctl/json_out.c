@@ -157,6 +157,7 @@ static void put_limits(JsonObject *o, const struct kernel_drive *d)
 	json_object_set_int_member(o, "max-io", d->max_io);
 	json_object_set_int_member(o, "reconnect-timeout", d->reconnect_timeout);
 	json_object_set_int_member(o, "stall-timeout", d->stall_timeout);
+	json_object_set_int_member(o, "open-wait", d->open_wait);
 }
 
 static void put_helper(JsonObject *o, const struct kernel_drive *d)

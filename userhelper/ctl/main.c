@@ -136,6 +136,8 @@ COMMON_HELP DRIVE_HELP },
 "  --stall-timeout S      how long a silent helper is waited for; 0 for ever\n"
 "  --hold                 it is frozen from its first moment: a medium can be\n"
 "                         inserted, and is readable when release says so\n"
+"  --open-wait S          whoever opens it meanwhile waits for that, S seconds at\n"
+"                         most (0: the open fails, as with an empty drive)\n"
 COMMON_HELP },
 	{ "freeze", verb_freeze,
 "usage: spicebdctl freeze [DRIVE...] [options]\n"

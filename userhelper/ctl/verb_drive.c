@@ -55,6 +55,8 @@ static bool add_option(int c, const char *text, struct kernel_drive_new *n)
 		return number(text, SPICEBD_MAX_TIMEOUT, &n->set_stall, &n->stall_timeout);
 	case OPT_HOLD:
 		return n->held = true;
+	case 'w':
+		return number(text, SPICEBD_MAX_TIMEOUT, &n->set_open_wait, &n->open_wait);
 	}
 	return false;
 }
@@ -70,6 +72,7 @@ static int add_parse(const struct verb *v, int argc, char **argv, struct add *a)
 		{ "reconnect-timeout", required_argument, NULL, 'r' },
 		{ "stall-timeout", required_argument, NULL, 's' },
 		{ "hold", no_argument, NULL, OPT_HOLD },
+		{ "open-wait", required_argument, NULL, 'w' },
 		OPT_END
 	};
 	const struct option *o;
@@ -115,6 +118,8 @@ static JsonObject *add_arguments(const struct kernel_drive_new *n)
 		json_object_set_int_member(o, "stall-timeout", n->stall_timeout);
 	if (n->held)
 		json_object_set_boolean_member(o, "hold", TRUE);
+	if (n->set_open_wait)
+		json_object_set_int_member(o, "open-wait", n->open_wait);
 	return o;
 }
 

@@ -134,6 +134,9 @@ static void drive_add_cmd(struct cmd *c)
 	if (!r)
 		r = take_u32(c, "stall-timeout", 0, SPICEBD_MAX_TIMEOUT, &n.set_stall,
 			     &n.stall_timeout, &e);
+	if (!r)
+		r = take_u32(c, "open-wait", 0, SPICEBD_MAX_TIMEOUT, &n.set_open_wait,
+			     &n.open_wait, &e);
 	n.held = arg_bool(c, "hold", false);
 	if (!r)
 		r = drive_add(&n, &d, &e);
@@ -195,7 +198,7 @@ const struct cmd_desc commands_own[] = {
 	  "on-tray:b? timeout:i? resend:b? cache:s? read-ahead:s?", "SpicebdInserted" },
 	{ "spicebd-drive-add", drive_add_cmd, 0,
 	  "personality:SpicebdPersonality index:i? queues:i? depth:i? max-io:i? reconnect-timeout:i? "
-	  "stall-timeout:i? hold:b?", "SpicebdMade" },
+	  "stall-timeout:i? hold:b? open-wait:i?", "SpicebdMade" },
 	{ "spicebd-drive-del", drive_del_cmd, 0, "drive:s force:b?", NULL },
 	{ "spicebd-lock", lock, 0, "drive:s", NULL },
 	{ "spicebd-unlock", unlock, 0, "drive:s force:b?", NULL },

@@ -222,6 +222,7 @@ int drive_renew_end(struct drive *d, struct derr *e)
 		.set_max_io = true, .max_io = d->k.max_io,
 		.set_reconnect = true, .reconnect_timeout = d->k.reconnect_timeout,
 		.set_stall = true, .stall_timeout = d->k.stall_timeout,
+		.set_open_wait = true, .open_wait = d->k.open_wait,
 	};
 	struct drive *made;
 	int r = drive_add(&n, &made, e);

@@ -339,6 +339,7 @@ static JsonObject *drive_object(struct drive *d, const struct cmd *c)
 	put_freeze(o, k, !c->status);
 	json_object_set_int_member(o, "reconnect-timeout", k->reconnect_timeout);
 	json_object_set_int_member(o, "stall-timeout", k->stall_timeout);
+	json_object_set_int_member(o, "open-wait", k->open_wait);
 	json_object_set_int_member(o, "in-flight", k->in_flight);
 	json_object_set_int_member(o, "held", k->held);
 	if (k->hold_limited)

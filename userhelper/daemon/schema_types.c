@@ -110,7 +110,8 @@ const struct schema_def schema_defs[] = {
 	       "locked-by-admin:b stale:b state:SpicebdState reason:s? openers:i users:i "
 	       "queues:i depth:i max-io:i "
 	       "freeze:SpicebdFreeze freeze-error:s? holders:[SpicebdHolder] "
-	       "reconnect-timeout:i stall-timeout:i in-flight:i held:i hold-left-ms:i? generation:i "
+	       "reconnect-timeout:i stall-timeout:i open-wait:i in-flight:i held:i hold-left-ms:i? "
+	       "generation:i "
 	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
 	ENUM("SpicebdMigrationDirection", "in out"),
 	ENUM("SpicebdMigrationOwner", "run-here give-up"),

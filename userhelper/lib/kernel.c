@@ -177,6 +177,7 @@ int kernel_parse_drive(const void *attrs, size_t len, struct kernel_drive *d)
 	get_u32(tb, SPICEBD_A_DRIVE_RECONNECT_TIMEOUT, &reconnect);
 	d->reconnect_timeout = (int32_t)reconnect;
 	get_u32(tb, SPICEBD_A_DRIVE_STALL_TIMEOUT, &d->stall_timeout);
+	get_u32(tb, SPICEBD_A_DRIVE_OPEN_WAIT, &d->open_wait);
 	get_u32(tb, SPICEBD_A_DRIVE_TRAY, &d->tray);
 	get_u32(tb, SPICEBD_A_DRIVE_STATE, &d->state);
 	get_u32(tb, SPICEBD_A_DRIVE_HELPER, &d->helper);
@@ -536,6 +537,8 @@ int kernel_add(struct kernel *k, const struct kernel_drive_new *a, struct kernel
 		r = nla_put_u32(msg, SPICEBD_A_DRIVE_STALL_TIMEOUT, a->stall_timeout);
 	if (!r && a->held)
 		r = nla_put_flag(msg, SPICEBD_A_DRIVE_HELD_START);
+	if (!r && a->set_open_wait)
+		r = nla_put_u32(msg, SPICEBD_A_DRIVE_OPEN_WAIT, a->open_wait);
 	if (r < 0)
 		return no_memory(msg, err);
 	memset(d, 0, sizeof(*d));

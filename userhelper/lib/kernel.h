@@ -72,6 +72,7 @@ struct kernel_drive {
 	uint32_t nr_queues, queue_depth, max_io;
 	int32_t reconnect_timeout;
 	uint32_t stall_timeout;
+	uint32_t open_wait;
 	uint32_t tray;
 	uint32_t state;
 	uint32_t helper, helper_pid;
@@ -95,6 +96,7 @@ struct kernel_drive {
  *
  * A member is sent only when its "set_" flag is true.
  * @held: made frozen, by the holder SPICEBD_DEFAULT_HOLDER
+ * @open_wait: seconds that an open waits until it is not; 0 none
  */
 struct kernel_drive_new {
 	uint32_t personality;
@@ -103,6 +105,8 @@ struct kernel_drive_new {
 	int32_t reconnect_timeout;
 	uint32_t stall_timeout;
 	bool held;
+	bool set_open_wait;
+	uint32_t open_wait;
 };
 
 struct kernel_keys {
