@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A QEMU of the test's own: its QMP, and its ports and memory (qtest)."""
 import json
+import os
 import select
 import socket
 import subprocess
@@ -73,12 +74,16 @@ class Qmp:
 class Qemu:
     """A QEMU without firmware, screen or default devices"""
 
-    def __init__(self, *args, qtest=False):
+    def __init__(self, *args, qtest=False, prefix=""):
+        """prefix: where another QEMU than the machine's is"""
         self.dir = tempfile.TemporaryDirectory()
         # for others, one for each: a monitor has one client
         self.monitors = [f"{self.dir.name}/other{i}" for i in range(2)]
         listeners = {n: self._listen(n) for n in ["qmp"] + ["qtest"] * qtest}
-        cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+        env = dict(os.environ)
+        if prefix:
+            env["QEMU_MODULE_DIR"] = f"{prefix}/usr/lib/x86_64-linux-gnu/qemu"
+        cmd = [f"{prefix}/usr/bin/qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
                "-chardev", f"socket,id=qmp,path={self.dir.name}/qmp",
                "-mon", "chardev=qmp,mode=control"]
         for i, path in enumerate(self.monitors):
@@ -88,7 +93,7 @@ class Qemu:
             cmd += ["-S", "-qtest", f"unix:{self.dir.name}/qtest",
                     "-qtest-log", "none", "-m", "16"]
         self.log = open(f"{self.dir.name}/log", "w+b")
-        self.p = subprocess.Popen(cmd + list(args), stdin=subprocess.DEVNULL,
+        self.p = subprocess.Popen(cmd + list(args), stdin=subprocess.DEVNULL, env=env,
                                   stdout=self.log, stderr=self.log)
         try:
             if qtest:
