@@ -45,10 +45,10 @@ class World:
     """Two hosts, a share at the first, its medium in a drive there, and who writes to it."""
 
     def __init__(self, events, *, args=("--read-write",), insert=("--disk",), add=None,
-                 room=True, write=True, ports=(None, None), nbd=False):
+                 room=True, write=True, ports=(None, None), nbd=False, wait=None):
         self.events, self.work, self.begin = events, work_dir(), len(events.seen)
         self.a = Host(self.work, "a", 8, 15, ports[0])
-        self.b = Host(self.work, "b", 16, 23 if room else 16, ports[1])
+        self.b = Host(self.work, "b", 16, 23 if room else 16, ports[1], wait)
         self.path = f"{self.work}/disk.img"
         with open(self.path, "wb") as f:
             f.truncate(SIZE)
@@ -540,6 +540,55 @@ def share_killed(w, where, pattern, owner):
     w.answered()
 
 
+def nobody_says(w):
+    """The share and the source's word are lost when the target has accepted: it gives its
+    drive up, and hears whenever the share comes."""
+    p = stop_at(w, "b.stream", message("ready"))
+    w.share.kill()
+    p.cut()
+    until(lambda: (w.a.migration("out") or {})["status"] == "failed", "the source runs on")
+    w.share.start(w.a)
+    in_the_end(w, A)
+    w.share.end()
+    same(w.b.migration("in")["reason"].split(";")[0],
+         "no share came to say which host has the medium", "why")
+    old = w.b.kill()
+    w.b.back(old)
+    # A share is seen by the ports of drives.
+    w.b.ctl("add", "disk")
+    w.share.start(w.b)
+    until(lambda: "does not know" in (w.b.migration("in") or {}).get("reason", ""),
+          lambda: f"b hears that nothing comes: {w.told()}")
+    same([d["medium"] for d in w.b.drives().values()], [None], "drives at b")
+
+
+def granted_late(w):
+    """The share was killed when it had granted, before the target heard, and comes when
+    the target has given up its drive."""
+    w.b.ctl("add", "disk")
+    w.others = 1
+    p = stop_at(w, "b.spice", GRANTED)
+    w.share.kill()
+    w.a.stream.cut()
+    w.b.stream.cut()
+    p.cut()
+    p.open()
+    until(lambda: (w.b.migration("in") or {})["status"] == "failed",
+          lambda: f"b gives its drive up: {w.told()}")
+    until(lambda: len(w.b.drives()) == 1, "the drive that was made for it is gone")
+    old = w.b.kill()
+    w.b.back(old)
+    w.share.start(w.b)
+    writer = w.moved(False)
+    w.share.end()
+    w.share.start(w.a)
+    until(lambda: [d for d in w.a.drives().values() if d["state"] == "inactive"],
+          lambda: f"a is told: {w.told()}")
+    w.writer.fails()
+    w.finish(writer.done)
+    w.answered()
+
+
 def undecided(w, how):
     """The share never comes back: the administrator decides."""
     p = stop_at(w, "a.spice", COMMIT)
@@ -634,7 +683,10 @@ def main():
                     ("the share's connections break", share_lost),
                     ("the share is killed", share_killed)):
         for name, where, pattern, owner in POINTS:
-            case(f"{how}, held: {name}", fn, where, pattern, owner)
+            case(f"{how}, held: {name}", fn, where, pattern, owner,
+                 wait=20 if fn is share_killed and owner == A else None)
+    case("the share is killed, and nobody says whose it is", nobody_says, wait=10)
+    case("the share is killed, and comes late to the target", granted_late, wait=10)
     case("undecided: run here", undecided, "run-here")
     case("undecided: give up", undecided, "give-up")
     return t.end()

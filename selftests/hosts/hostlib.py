@@ -179,11 +179,13 @@ class Proxy:
 # ---- a host
 
 class Host:
-    def __init__(self, work, name, first, last, port=None):
+    def __init__(self, work, name, first, last, port=None, wait=None):
         self.name, self.run, self.port = name, f"{work}/{name}", port
         self.first, self.last = first, last
         os.mkdir(self.run)
         self.env = dict(os.environ, SPICEBD_RUN_DIR=self.run, SPICEBD_DRIVES=f"{first}-{last}")
+        if wait:
+            self.env["SPICEBD_MIGRATE_WAIT"] = str(wait)
         self.log = open(f"{work}/{name}.log", "w+")
         self.supervisor = subprocess.Popen(["spicebd-supervisor"], env=self.env, stdin=subprocess.DEVNULL,
                                            stdout=self.log, stderr=self.log)
