@@ -143,22 +143,36 @@ class Medium:
 
     queues = 2
     cdrom = False
+    reconnect_timeout = 300
 
     def __init__(self, name, path):
         self.name, self.path, self.tag = name, path, name.encode()[:8]
         self.users, self.out_until = [], 0
         kind = "cdrom" if self.cdrom else "disk"
-        out = ctl("add", kind, "--queues", str(self.queues), "--reconnect-timeout", "300",
-                  "--stall-timeout", "12")
+        out = ctl("add", kind, "--queues", str(self.queues), "--reconnect-timeout",
+                  str(self.reconnect_timeout), "--stall-timeout", "12")
         assert out, f"{name}: no drive"
         self.device = out.strip()
         self.index = int(self.device.removeprefix("/dev/spicebd"))
 
     def may_fail(self):
-        return False
+        """For a while after the medium was taken out by force."""
+        return time.monotonic() < self.out_until
 
     def source(self):
         return self.path
+
+    def force_out(self):
+        """The medium by force, under load; returns how long that took, or None."""
+        self.out_until = time.monotonic() + 600
+        began = time.monotonic()
+        out = ctl("eject", str(self.index), "--force", limit=60)
+        return None if out is None else time.monotonic() - began
+
+    def back_in(self):
+        """A user notices the old one's end at its next request at the latest."""
+        self.insert()
+        self.out_until = time.monotonic() + 60
 
     def insert(self, limit=60):
         end = time.monotonic() + limit * SCALE
@@ -188,6 +202,20 @@ class ShareDisk(Disk):
 
 class ShareDiskOne(ShareDisk):
     queues = 1
+
+
+class BriefDisk(Disk):
+    """One whose users wait for a moment only when its helper or far end is away: then
+    what they asked for fails, and the medium has to be put in again."""
+
+    reconnect_timeout = 4
+
+    def may_fail(self):
+        return True
+
+    def repair(self, state):
+        if state and state["medium"] is None and not state["stale"]:
+            self.insert()
 
 
 class PlainDisk(Disk):
@@ -240,11 +268,15 @@ class Disc(Medium):
     def source(self):
         return self.paths[self.now]
 
-    def may_fail(self):
-        """For a while after the medium was taken out by force."""
-        return time.monotonic() < self.out_until
-
     def change(self):
+        """Another disc at once, whoever reads the old one."""
+        self.now = 1 - self.now
+        self.out_until = time.monotonic() + 600
+        out = ctl("change", str(self.index), self.source(), "--force")
+        self.bring_back()
+        return "change by force" if out is not None else "change by force refused"
+
+    def eject_and_insert(self):
         """Another disc; returns how the old one left."""
         how = "eject"
         if ctl("eject", str(self.index)) is None:
