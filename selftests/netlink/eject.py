@@ -217,6 +217,15 @@ def sizes():
         h.close()
 
 
+def added_again(nl):
+    try:
+        return nl.add(1, index=3)["index"] == 3
+    except NetlinkError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        return False
+
+
 def delete_and_add():
     with module("drives="):
         nl = Netlink().manage()
@@ -241,7 +250,8 @@ def delete_and_add():
             start = time.monotonic()
             same(nl.verb(6, 3, True), 0, "del --force")
             assert time.monotonic() - start < 5 * SCALE, "del --force was slow"
-            same(nl.add(1, index=3)["index"], 3, "add again")
+            # Its number is free when it has gone for good.
+            assert wait_until(lambda: added_again(nl)), "add again"
             t.join(60)
             os.close(fd)
             h.close()
