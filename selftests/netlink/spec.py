@@ -11,13 +11,31 @@ import struct
 from helper import GENL_ID_CTRL, Netlink, attr, number, parse
 from tap import Skip, module, run, same
 
-TREE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+UAPI = ("uapi/linux/spicebd.h", "include/uapi/linux/spicebd.h")
 CTRL_CMD_GETPOLICY = 10
 NLM_F_DUMP = 0x300
 # nl80211-style types that the kernel's policy dump uses
 TYPES = {1: "flag", 2: "u8", 3: "u16", 4: "u32", 5: "u64", 6: "s8", 7: "s16",
          8: "s32", 9: "s64", 10: "binary", 11: "string", 12: "string",
          13: "nest"}
+# NL_POLICY_TYPE_ATTR_*
+LIMITS = {2: "min", 3: "max", 4: "min", 5: "max", 6: "min-len", 7: "max-len"}
+
+
+def tree():
+    """Where the header and the specification are: our tree, or a kernel's."""
+    at = os.path.dirname(os.path.abspath(__file__))
+    while at != "/":
+        at = os.path.dirname(at)
+        if any(os.path.exists(f"{at}/{u}") for u in UAPI):
+            return at
+    raise Skip("installed alone, without the tree")
+
+
+def header_text():
+    path = next(p for p in (f"{tree()}/{u}" for u in UAPI) if os.path.exists(p))
+    with open(path, encoding="utf-8") as f:
+        return re.sub(r"/\*.*?\*/", "", f.read(), flags=re.S)
 
 
 def spec():
@@ -25,7 +43,7 @@ def spec():
         import yaml
     except ImportError as e:
         raise Skip("no yaml module") from e
-    with open(TREE + "/Documentation/netlink/specs/spicebd.yaml",
+    with open(tree() + "/Documentation/netlink/specs/spicebd.yaml",
               encoding="utf-8") as f:
         return yaml.safe_load(f)
 
@@ -33,8 +51,7 @@ def spec():
 def header():
     """Constants of the header, as the compiler's preprocessor and rules of
     enumerations would have them."""
-    with open(TREE + "/uapi/linux/spicebd.h", encoding="utf-8") as f:
-        text = re.sub(r"/\*.*?\*/", "", f.read(), flags=re.S)
+    text = header_text()
     out = {}
     for name, value in re.findall(r"#define (SPICEBD_\w+)\s+(.+)", text):
         try:
@@ -56,8 +73,7 @@ def header():
 
 def members(name):
     """Members of a struct in the header."""
-    with open(TREE + "/uapi/linux/spicebd.h", encoding="utf-8") as f:
-        text = re.sub(r"/\*.*?\*/", "", f.read(), flags=re.S)
+    text = header_text()
     body = re.search(r"struct %s \{(.*?)\}" % name, text, flags=re.S)[1]
     return [(n, t) for t, n in re.findall(r"__(\w+) (\w+);", body)]
 
@@ -98,6 +114,22 @@ def header_and_spec():
         assert name in seen, name + " is not in the spec"
 
 
+def rule(what):
+    """Type and limits of an attribute, in the specification's words."""
+    limits = {LIMITS[k]: number(v) for k, v in what.items() if k in LIMITS}
+    if "min-len" in limits and limits["min-len"] == limits.get("max-len"):
+        limits["exact-len"] = limits["max-len"]
+    return TYPES[number(what[1])], limits
+
+
+def told(kind, limits, checks):
+    """What the kernel tells of these. It is silent on the length of binary data
+    whose range does not fit into a policy's 16 bits."""
+    if kind == "binary" and not limits:
+        return checks
+    return {k: v for k, v in limits.items() if k in checks}
+
+
 def spec_and_module():
     s = spec()
     with module("drives="):
@@ -112,17 +144,20 @@ def spec_and_module():
                         ops[index] = number(dict(parse(inner))[1])
                     elif kind == 8:     # CTRL_ATTR_POLICY
                         for at, what in parse(inner):
-                            policies.setdefault(index, {})[at] = TYPES[
-                                number(dict(parse(what))[1])]
+                            policies.setdefault(index, {})[at] = rule(dict(parse(what)))
         sets = {a["name"]: a["attributes"] for a in s["attribute-sets"]}
         wanted = {}
         for i, op in enumerate(s["operations"]["list"]):
             if "do" not in op:
                 continue
             names = op["do"]["request"]["attributes"]
-            wanted[i] = {at: e["type"] for at, e in enumerate(
+            wanted[i] = {at: (e["type"], e.get("checks", {})) for at, e in enumerate(
                 sets[op["attribute-set"]]) if e["name"] in names}
-        same({i: policies[p] for i, p in ops.items()}, wanted, "policies")
+        same({i: set(policies[p]) for i, p in ops.items()},
+             {i: set(w) for i, w in wanted.items()}, "attributes of each command")
+        same({i: {at: (kind, told(kind, limits, wanted[i][at][1]))
+                  for at, (kind, limits) in policies[p].items()} for i, p in ops.items()},
+             wanted, "policies")
 
 
 run(header_and_spec, spec_and_module)
