@@ -18,8 +18,9 @@ PROGRAMS = {"bin": ["spicebdctl", "spicebd-share"],
 UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service",
          "spicebd-mount@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
          "spicebd-tls@.service", "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
-PAGES = ["man1/spicebd-share.1", "man4/spicebd.4", "man5/spicebd.conf.5", "man8/spicebd-link.8",
-         "man8/spicebd-tls.8", "man8/spicebdctl.8", "man8/spicebdd.8"]
+PAGES = ["man1/spicebd-share.1", "man4/spicebd.4", "man5/spicebd.conf.5", "man8/spicebd-export.8",
+         "man8/spicebd-link.8", "man8/spicebd-mount.8", "man8/spicebd-nbdkit.8",
+         "man8/spicebd-supervisor.8", "man8/spicebd-tls.8", "man8/spicebdctl.8", "man8/spicebdd.8"]
 NEEDED = ["sysinit.target", "basic.target", "sockets.target", "network.target", "shutdown.target",
           "local-fs-pre.target", "local-fs.target", "umount.target",
           "multi-user.target", "systemd-tmpfiles-setup.service", "systemd-modules-load.service"]
