@@ -15,6 +15,7 @@ help:
 	@echo 'make                  module for KDIR ($(KDIR)) and the programs'
 	@echo 'make kmod|userhelper  one of the two'
 	@echo 'make install          programs, units, udev rules, module (DESTDIR=, prefix=)'
+	@echo 'make deb              Debian packages, in build/deb'
 	@echo 'make demo             the whole way, shown in a test machine'
 	@echo 'make check            the tests of a submission'
 	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
@@ -41,6 +42,11 @@ setup:
 $(KERNELS:%=kmod-%): kmod-%:
 	$(VM)/setup packages kernel-$*
 	$(VM)/kbuild $* --strict
+
+# Of the tree as it is, in a copy: packages are built where nothing else was.
+.PHONY: deb
+deb:
+	packaging/deb $(O)/deb $(DEB_VERSION)
 
 .PHONY: demo check check-full check-debug soak bench fuzz
 , := ,
