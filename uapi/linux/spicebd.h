@@ -396,8 +396,8 @@ struct spicebd_io_answer {
  *	QUEUE_DEPTH, MAX_IO, RECONNECT_TIMEOUT, STALL_TIMEOUT, HELD_START: with
  *	that one it is frozen from its first moment, by SPICEBD_DEFAULT_HOLDER;
  *	OPEN_WAIT: an open without O_NONBLOCK of the frozen drive, whose medium
- *	was not shown yet, waits for that, not longer than this. Answers with the drive. -EEXIST: that index is taken; -ENOSPC: no more
- *	drives.
+ *	was not shown yet, waits for that, not longer than this. Answers with
+ *	the drive. -EEXIST: that index is taken; -ENOSPC: no more drives.
  * @SPICEBD_CMD_DRIVE_SET: manager. INDEX, RECONNECT_TIMEOUT, STALL_TIMEOUT.
  * @SPICEBD_CMD_DRIVE_DEL: manager. INDEX, FORCE. -EBUSY while open or locked
  *	by the administrator, unless FORCE: then the drive is gone at once, for
