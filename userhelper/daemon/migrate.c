@@ -20,6 +20,7 @@
 #include "state.h"
 
 #define ENDED_MAX	16
+#define LATE_MAX	64
 
 static GList *all;
 static int listener = -1;
@@ -58,17 +59,21 @@ static gboolean on_tick(gpointer arg)
 	return g_list_find(all, m) ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
 }
 
-/* Those that are over are kept for who asks: the last of each drive, and not many. */
+/*
+ * Those that are over are kept for who asks: the last of each drive, and not many. A
+ * late one is a promise: only too many of its kind push it out.
+ */
 static void prune(uint32_t index)
 {
-	unsigned int n = 0;
+	unsigned int n = 0, late = 0;
 
 	for (GList *i = g_list_last(all), *before; i; i = before) {
 		struct migration *m = i->data;
 
 		before = i->prev;
-		if (ended(m) && !m->nag &&
-		    ((m->index == index && !m->late) || ++n > ENDED_MAX))
+		if (!ended(m) || m->nag)
+			continue;
+		if (m->late ? ++late > LATE_MAX : m->index == index || ++n > ENDED_MAX)
 			migration_free(m);
 	}
 }

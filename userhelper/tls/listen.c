@@ -148,8 +148,12 @@ static void take(SSL_CTX *ctx, int listening, const struct tls_options *o, unsig
 	int fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
 	pid_t pid = -1;
 
-	if (fd < 0)
+	if (fd < 0) {
+		/* Of descriptors there may be none for a while: not a reason to spin. */
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+			poll(NULL, 0, REAP_MS);
 		return;
+	}
 	if (*guests >= GUESTS_MAX) {
 		log_warn("a host was refused: %d are here already", GUESTS_MAX);
 		close(fd);

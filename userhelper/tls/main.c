@@ -59,6 +59,9 @@ static int parse(int argc, char **argv, struct tls_options *o)
 			o->allow[o->nr_allow++] = optarg;
 			break;
 		case 'r':
+			if (!*optarg || strlen(optarg) > 4 ||
+			    strspn(optarg, "0123456789") != strlen(optarg))
+				return complain("--ready-fd: a descriptor is a number") + 1;
 			o->ready = atoi(optarg);
 			break;
 		case 'h':
