@@ -88,7 +88,7 @@ void share_progress(struct spicebd_share *share);
 
 /* ---- offer.c */
 
-enum offer_source { OFFER_FILE, OFFER_ISO, OFFER_FAT };
+enum offer_source { OFFER_FILE, OFFER_ISO, OFFER_FAT, OFFER_URL };
 
 struct offer {
 	struct spicebd_share *share;
@@ -99,6 +99,7 @@ struct offer {
 	bool locked;		/* against other shares and their servers */
 	bool read_only;
 	bool durable;
+	bool ask_kind;		/* found out by what is in it */
 	uint16_t kind;
 	int64_t mtime_s, mtime_ns;
 	uint8_t medium_id[FRAME_UUID_LEN];
@@ -120,6 +121,7 @@ struct offer *offer_find(struct spicebd_share *share, uint32_t id);
 void offer_to_frame(const struct offer *o, unsigned int drive, struct frame_offer *f);
 /* new number and identity: what is there now is not what was offered */
 void offer_renew(struct offer *o);
+void offer_set_kind(struct offer *o, bool cdrom);
 void offer_set_inserted(struct offer *o, unsigned int drive, bool inserted);
 /* in this drive, or in any (-1) */
 bool offer_inserted(const struct offer *o, int drive);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A folder as a medium: one nbdkit with the iso or floppy plugin for the whole
- * life of the offer, since another one would make other bytes of it.
+ * life of the offer, since another one would make other bytes of it. Or an address:
+ * one with the curl plugin, which is told to take no later content than that of its
+ * start.
  *
  * The listening socket is ours and handed over, so a connection may be made
  * before the image stands: it is accepted as soon as it does. The first one
- * asks for the size.
+ * asks for the size, and looks what is in it where that decides about the kind.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,11 +19,15 @@
 #include <libnbd.h>
 
 #include "core.h"
+#include "disc.h"
 #include "log.h"
 #include "sock.h"
+#include "url.h"
 
 #define RESTARTS_MAX	5
 #define RESTARTS_MS	60000
+/* For each request to the server of an address, in seconds. */
+#define URL_TIMEOUT	"30"
 
 struct folder {
 	struct offer *offer;	/* NULL: stopped, waits to be reaped */
@@ -30,6 +36,9 @@ struct folder {
 	int listener;
 	struct proc *proc;
 	struct nbd_handle *nbd;	/* asks for the size */
+	char *start;		/* of the volume recognition sequence, while it is read */
+	size_t start_len;
+	int64_t reading;	/* that request */
 	guint nbd_source;
 	unsigned int restarts;
 	long long restarts_since;
@@ -45,6 +54,7 @@ static void end_probe(struct folder *f)
 	if (f->nbd)
 		nbd_close(f->nbd);
 	f->nbd = NULL;
+	g_clear_pointer(&f->start, g_free);
 }
 
 static void folder_free(struct folder *f)
@@ -75,15 +85,49 @@ static bool watch_probe(struct folder *f);
 
 static void probed(struct folder *f)
 {
+	end_probe(f);
+	share_offer_ready(f->offer);
+}
+
+/* Connected. Return: whether there is more to wait for. */
+static bool probe_size(struct folder *f)
+{
 	int64_t size = nbd_get_size(f->nbd);
 
 	if (size <= 0) {
-		fail(f, "its image is empty");
-		return;
+		fail(f, f->offer->source == OFFER_URL ? "there is nothing at that address" :
+		     "its image is empty");
+		return false;
 	}
 	f->offer->info.size = size;
-	end_probe(f);
-	share_offer_ready(f->offer);
+	if (!f->offer->ask_kind || size <= DISC_START) {
+		probed(f);
+		return false;
+	}
+	f->start_len = MIN(size - DISC_START, DISC_LEN);
+	f->start = g_malloc(f->start_len);
+	f->reading = nbd_aio_pread(f->nbd, f->start, f->start_len, DISC_START,
+				   NBD_NULL_COMPLETION, 0);
+	if (f->reading >= 0)
+		return true;
+	fail(f, "it cannot be read");
+	return false;
+}
+
+/* Return: whether there is more to wait for. */
+static bool probe_start(struct folder *f)
+{
+	int r = nbd_aio_command_completed(f->nbd, f->reading);
+
+	if (!r)
+		return true;
+	if (r < 0) {
+		proc_kill(f->proc);	/* what it said tells why */
+		return false;
+	}
+	offer_set_kind(f->offer, disc_in_memory(f->start, f->start_len));
+	probed(f);
+	return false;
 }
 
 static gboolean on_probe(gint fd, GIOCondition cond, gpointer data)
@@ -96,12 +140,16 @@ static gboolean on_probe(gint fd, GIOCondition cond, gpointer data)
 		r = nbd_aio_notify_read(f->nbd);
 	else if (cond & G_IO_OUT)
 		r = nbd_aio_notify_write(f->nbd);
-	if (r >= 0 && nbd_aio_is_ready(f->nbd))
-		probed(f);
-	else if (r < 0 || nbd_aio_is_dead(f->nbd) || nbd_aio_is_closed(f->nbd))
-		end_probe(f);	/* the server's end tells why */
-	else if (!watch_probe(f))
+	if (r >= 0 && nbd_aio_is_ready(f->nbd) &&
+	    !(f->start ? probe_start(f) : probe_size(f)))
+		return G_SOURCE_REMOVE;
+	if (r < 0 || nbd_aio_is_dead(f->nbd) || nbd_aio_is_closed(f->nbd)) {
+		end_probe(f);	/* the server's end tells why; with an address it lives on */
+		if (f->offer->source == OFFER_URL)
+			proc_kill(f->proc);
+	} else if (!watch_probe(f)) {
 		fail(f, "its image cannot be opened");
+	}
 	return G_SOURCE_REMOVE;
 }
 
@@ -174,28 +222,44 @@ static void on_proc_end(void *data, int status)
 }
 
 /* The plugin puts params through a shell: they are constants and a clean label. */
-static bool spawn(struct folder *f)
+static void folder_args(const struct offer *o, GPtrArray *argv)
 {
-	struct offer *o = f->offer;
 	bool iso = o->source == OFFER_ISO;
-	g_autofree char *dir = g_strdup_printf("dir=%s", o->info.path);
-	g_autofree char *extra = NULL;
 	char label[17];
-	char *argv[12];
-	int n = 0;
 
 	name_label(o->info.name, label, iso ? sizeof(label) : 12);
-	extra = iso ? g_strdup_printf("params=-quiet -J -r -V \"%s\"", label) :
-		      g_strdup_printf("label=%s", label);
-	argv[n++] = o->share->nbdkit;
-	argv[n++] = "--foreground";
-	argv[n++] = "--readonly";
-	argv[n++] = "--log=stderr";
-	argv[n++] = iso ? "iso" : "floppy";
-	argv[n++] = dir;
-	argv[n++] = extra;
-	argv[n] = NULL;
-	f->proc = proc_start(argv, -1, f->listener, true, o->info.name, on_proc_end, f);
+	g_ptr_array_add(argv, g_strdup(iso ? "iso" : "floppy"));
+	g_ptr_array_add(argv, g_strdup_printf("dir=%s", o->info.path));
+	g_ptr_array_add(argv, iso ? g_strdup_printf("params=-quiet -J -r -V \"%s\"", label) :
+			g_strdup_printf("label=%s", label));
+}
+
+static void url_args(const struct offer *o, GPtrArray *argv)
+{
+	g_autofree char *unless = url_unless_changed();
+
+	g_ptr_array_add(argv, g_strdup("curl"));
+	g_ptr_array_add(argv, g_strdup_printf("url=%s", o->info.path));
+	g_ptr_array_add(argv, g_strdup("protocols=http,https"));
+	g_ptr_array_add(argv, g_strdup("timeout=" URL_TIMEOUT));
+	g_ptr_array_add(argv, g_strdup_printf("header=%s", unless));
+}
+
+static bool spawn(struct folder *f)
+{
+	g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
+	struct offer *o = f->offer;
+
+	g_ptr_array_add(argv, g_strdup(o->share->nbdkit));
+	g_ptr_array_add(argv, g_strdup("--foreground"));
+	g_ptr_array_add(argv, g_strdup("--readonly"));
+	g_ptr_array_add(argv, g_strdup("--log=stderr"));
+	if (o->source == OFFER_URL)
+		url_args(o, argv);
+	else
+		folder_args(o, argv);
+	g_ptr_array_add(argv, NULL);
+	f->proc = proc_start((char **)argv->pdata, -1, f->listener, true, o->info.name, on_proc_end, f);
 	if (!f->proc)
 		return false;
 	if (probe(f))

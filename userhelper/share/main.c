@@ -407,7 +407,7 @@ static int start(struct program *g)
 	if (!--g->preparing)
 		prepared(g);
 	else
-		ui_event("preparing", "preparing folders");
+		ui_event("preparing", "preparing folders and addresses");
 	return -1;
 }
 
@@ -544,7 +544,7 @@ static void check_options(const struct options *o)
 	if (!o->connect.uri)
 		usage("--uri is missing: where is the drive?");
 	if (!o->n_paths)
-		usage("no file or folder to share was given");
+		usage("no file, folder or address to share was given");
 	if (o->n_paths > FRAME_OFFERS_MAX)
 		usage("at most %d files or folders can be shared at once", FRAME_OFFERS_MAX);
 	if (o->n_names > o->n_paths)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The media that are offered: files, block devices, folders; their identity. */
+/* The media that are offered: files, block devices, folders, addresses; their identity. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -13,6 +13,7 @@
 #include "core.h"
 #include "disc.h"
 #include "sock.h"
+#include "url.h"
 
 #define LOCK_WAIT_MS	3000
 
@@ -148,11 +149,23 @@ static char *take_folder(struct offer *o, const char *path,
 	return NULL;
 }
 
+static char *take_url(struct offer *o, const struct spicebd_share_medium *m)
+{
+	o->source = OFFER_URL;
+	o->ask_kind = m->as == SPICEBD_SHARE_AUTO;
+	o->kind = m->as == SPICEBD_SHARE_CDROM ? FRAME_KIND_CDROM : FRAME_KIND_DISK;
+	o->read_only = true;
+	o->info.url = true;
+	return NULL;
+}
+
 static char *take(struct offer *o, const struct spicebd_share_medium *m)
 {
 	const char *path = o->info.path;
 	struct stat st;
 
+	if (url_is(m->path))
+		return take_url(o, m);
 	if (stat(path, &st) < 0)
 		return why_errno(path, "cannot be shared", errno);
 	if (S_ISDIR(st.st_mode))
@@ -166,6 +179,12 @@ static void set_info(struct offer *o)
 {
 	o->info.cdrom = o->kind == FRAME_KIND_CDROM;
 	o->info.read_only = o->read_only;
+}
+
+void offer_set_kind(struct offer *o, bool cdrom)
+{
+	o->kind = cdrom ? FRAME_KIND_CDROM : FRAME_KIND_DISK;
+	set_info(o);
 }
 
 void offer_new_incarnation(struct offer *o)
@@ -198,8 +217,10 @@ void offer_renew(struct offer *o)
 /* As the user wrote it, but for "." and its like. */
 static char *name_of(struct offer *o, const char *path)
 {
-	g_autofree char *base = g_path_get_basename(path);
+	g_autofree char *base = url_is(path) ? url_base(path) : g_path_get_basename(path);
 
+	if (url_is(path))
+		return name_make(o->share, base);
 	if (frame_name_ok(base, strlen(base)))
 		return name_make(o->share, path);
 	return name_make(o->share, o->info.path);
@@ -215,10 +236,13 @@ struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_
 	o->record = -1;
 	o->writer = -1;
 	o->owner = -1;
+	*error = url_is(m->path) ? url_check(m->path) : NULL;
 	/* A folder's server runs elsewhere than the shell that gave the path. */
-	o->info.path = realpath(m->path, NULL);
-	if (!o->info.path) {
+	if (!*error)
+		o->info.path = url_is(m->path) ? strdup(m->path) : realpath(m->path, NULL);
+	if (!*error && !o->info.path)
 		*error = why_errno(m->path, "cannot be shared", errno);
+	if (*error) {
 		offer_free(o);
 		return NULL;
 	}

@@ -27,7 +27,7 @@ enum spicebd_share_kind {
 
 /* struct spicebd_share_medium - what to offer */
 struct spicebd_share_medium {
-	const char *path;	/* file, block device or folder */
+	const char *path;	/* file, block device or folder; or http[s]://… */
 	const char *name;	/* NULL: the last part of path */
 	enum spicebd_share_kind as;
 	bool read_write;	/* asks for it; a CD and a folder stay read-only */
@@ -42,7 +42,8 @@ struct spicebd_share_info {
 	bool cdrom;
 	bool read_only;
 	bool folder;
-	bool ready;		/* a folder's image takes its time */
+	bool url;		/* path is an address */
+	bool ready;		/* a folder's image takes its time, and so does a server */
 	bool ever_inserted;	/* a drive has or had it */
 	uint64_t read_bytes, write_bytes;	/* since the drive opened it */
 };
@@ -109,7 +110,7 @@ struct spicebd_share *spicebd_share_new(SpiceSession *session, spicebd_share_fn 
  * @error: out: one line to be freed with g_free(), when false is returned
  *
  * The medium is announced when SPICEBD_SHARE_READY says so: at once for a file,
- * as soon as its image stands for a folder.
+ * as soon as its image stands for a folder, or the server has answered for an address.
  *
  * Return: whether it was taken
  */

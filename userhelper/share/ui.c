@@ -84,10 +84,11 @@ static void json_medium(GString *s, const struct spicebd_share_info *m, bool tra
 	g_string_append(s, ", \"path\": ");
 	json_string(s, m->path);
 	g_string_append_printf(s, ", \"size\": %" G_GUINT64_FORMAT
-			       ", \"kind\": \"%s\", \"read-only\": %s, \"folder\": %s",
+			       ", \"kind\": \"%s\", \"read-only\": %s, \"folder\": %s, "
+			       "\"address\": %s",
 			       m->size, m->cdrom ? "cdrom" : "disk",
 			       m->read_only ? "true" : "false",
-			       m->folder ? "true" : "false");
+			       m->folder ? "true" : "false", m->url ? "true" : "false");
 	if (traffic)
 		g_string_append_printf(s, ", \"read-bytes\": %" G_GUINT64_FORMAT
 				       ", \"written-bytes\": %" G_GUINT64_FORMAT,
@@ -146,6 +147,8 @@ static void say_ready(const struct spicebd_share_info *m)
 
 	if (m->read_only && m->folder)
 		access = "read-only (a folder always is)";
+	else if (m->read_only && m->url)
+		access = "read-only (what is at an address always is)";
 	else if (m->read_only && m->cdrom)
 		access = "read-only (a CD always is)";
 	else if (m->read_only)
