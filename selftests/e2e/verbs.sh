@@ -7,7 +7,7 @@
 
 equal "two drives at first" "$(spicebdctl list --json | jq -c '[.[] | [.drive, .personality]]')" \
 	'[["spicebd0","cdrom"],["spicebd1","disk"]]'
-for v in insert change eject open close remove lock unlock freeze thaw release list status add del monitor listen unlisten media; do
+for v in insert change eject open close remove lock unlock freeze thaw release list status add del monitor top listen unlisten media; do
 	check "$v --help" sh -c "spicebdctl $v --help | grep -q 'spicebdctl $v'"
 done
 
@@ -22,6 +22,25 @@ truncate -s 16M "$work/a.img"
 equal "insert into it by number" "$(spicebdctl insert 2 "$work/a.img")" /dev/spicebd2
 equal "status says so" "$(spicebdctl status spicebd2 --json | jq -r .medium.size)" $((16 << 20))
 check "status for people" sh -c "spicebdctl status spicebd2 | grep -q a.img"
+
+sh -c 'while dd if=/dev/spicebd2 of=/dev/null bs=64k iflag=direct 2>/dev/null; do :; done' &
+reader=$!
+pids+=($reader)
+spicebdctl top --count 2 --interval 2 --json >"$work/top"
+check "top sees a reader" jq -se 'map(select(.drive == "spicebd2")) | length == 2 and
+	all(."read-bytes-per-second" > 0 and ."requests-per-second" > 0 and ."latency-ms" > 0
+	and .queue > 0 and ."write-bytes-per-second" == 0 and .errors == 0)' "$work/top"
+check "and nothing of another drive" jq -se 'map(select(.drive == "spicebd0")) | length == 2 and
+	all(."read-bytes-per-second" == 0 and .state == "empty")' "$work/top"
+kill $reader
+wait $reader 2>/dev/null
+await 30 sh -c 'spicebdctl status 2 --json | jq -e ".users == 0"'
+export TERM=xterm
+check "top on a terminal ends by q" timeout 60 sh -c "printf q | script -qec 'spicebdctl top' /dev/null"
+check "colours on a terminal" sh -c "script -qec 'spicebdctl list' /dev/null | grep -q '\[32mready'"
+check "none for who wants none" sh -c "! NO_COLOR=1 script -qec 'spicebdctl list' /dev/null | grep -q '\[3'"
+check "and none into a file" sh -c "! spicebdctl list | grep -q '\[3'"
+unset TERM
 exec 7</dev/spicebd2
 refused "eject names its user" "busy.*$$|$$.*busy|open by" spicebdctl eject spicebd2
 refused "del while open" "busy|open" spicebdctl del spicebd2
@@ -49,4 +68,7 @@ check "eject --force with a far end that hangs" spicebdctl eject --force "$dev"
 ms=$((($(date +%s%N) - began) / 1000000))
 if [ $ms -lt 3000 ]; then ok "took $ms ms"; else not_ok "took $ms ms"; fi
 check "and the drive is empty" sh -c 'spicebdctl status 1 --json | jq -e ".medium == null"'
+check "a long wait tells how it goes" sh -c "TERM=xterm script -qec \
+	'spicebdctl insert --disk --timeout 4 nbd+unix:///?socket=$work/nbd' /dev/null |
+	grep -q 'inserting \['"
 done_testing

@@ -144,6 +144,20 @@ JsonObject *json_obj(JsonObject *o, const char *key);
 const char *size_text(uint64_t bytes, char *buf, size_t size);
 const char *clean(const char *text);
 
+/* style.c */
+/* What begins the way in which a state, or a "title", is shown; "" but on a terminal. */
+const char *style_of(const char *state);
+const char *style_end(void);
+/* The one word for a drive: its freeze if it has one. */
+const char *state_shown(JsonObject *o);
+
+/* wait.c: a line at the terminal for a QMP command that takes its time */
+void wait_begin(const char *command, int limit_ms);
+/* How long to poll for, so that the line moves. */
+int wait_slice(long long left_ms);
+void wait_tell(void);
+void wait_end(void);
+
 /* verb_*.c */
 int verb_insert(const struct verb *v, int argc, char **argv);
 int verb_change(const struct verb *v, int argc, char **argv);
@@ -156,6 +170,7 @@ int verb_status(const struct verb *v, int argc, char **argv);
 int verb_add(const struct verb *v, int argc, char **argv);
 int verb_del(const struct verb *v, int argc, char **argv);
 int verb_monitor(const struct verb *v, int argc, char **argv);
+int verb_top(const struct verb *v, int argc, char **argv);
 int verb_qemu(const struct verb *v, int argc, char **argv);
 int verb_listen(const struct verb *v, int argc, char **argv);
 int verb_unlisten(const struct verb *v, int argc, char **argv);

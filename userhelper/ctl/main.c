@@ -207,6 +207,17 @@ COMMON_HELP DRIVE_HELP },
 "  --timeout S   end after S seconds; with --count and fewer events: status 4\n"
 "  --json        one object a line\n"
 "  --help        this text\n" },
+	{ "top", verb_top,
+"usage: spicebdctl top [--interval S] [--count N]\n"
+"\n"
+"Shows what each drive does, anew every second: bytes and requests, how long a\n"
+"request takes, how many are under way on average, held requests and errors. On\n"
+"a terminal until q is pressed. Asks the kernel alone, and needs no rights.\n"
+"\n"
+"  --interval S  every S seconds\n"
+"  --count N     end after N times; without keys and screen\n"
+"  --json        one object a line, for each drive each time\n"
+"  --help        this text\n" },
 	{ "qemu", verb_qemu,
 "usage: spicebdctl qemu DRIVE --qmp SOCKET [--device ID]\n"
 "\n"

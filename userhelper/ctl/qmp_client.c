@@ -50,7 +50,11 @@ static JsonObject *read_object(struct qmp *q, long long deadline, struct fault *
 					  q->who);
 			return o;
 		}
-		if (left <= 0 || poll(&p, 1, left > 1000000 ? 1000000 : left) == 0) {
+		if (left > 0 && poll(&p, 1, wait_slice(left)) == 0) {
+			wait_tell();
+			continue;
+		}
+		if (left <= 0) {
 			fault_set(f, EXIT_TIMEOUT, "%s does not answer in time", q->who);
 			return NULL;
 		}
@@ -104,8 +108,8 @@ static void set_error(const struct qmp *q, struct fault *f, JsonObject *reply)
 		fault_set(f, EXIT_REFUSED, "%s refused it and said no more", q->who);
 }
 
-JsonNode *qmp_call(struct qmp *q, const char *command, JsonObject *args, int fd,
-		   int timeout_ms, struct fault *f)
+static JsonNode *call(struct qmp *q, const char *command, JsonObject *args, int fd,
+		      int timeout_ms, struct fault *f)
 {
 	long long deadline = now_ms() + timeout_ms;
 	g_autoptr(JsonObject) cmd = json_object_new();
@@ -136,6 +140,17 @@ JsonNode *qmp_call(struct qmp *q, const char *command, JsonObject *args, int fd,
 		return r;
 	}
 	return NULL;
+}
+
+JsonNode *qmp_call(struct qmp *q, const char *command, JsonObject *args, int fd,
+		   int timeout_ms, struct fault *f)
+{
+	JsonNode *r;
+
+	wait_begin(command, timeout_ms);
+	r = call(q, command, args, fd, timeout_ms, f);
+	wait_end();
+	return r;
 }
 
 JsonObject *qmp_event(struct qmp *q, int timeout_ms, struct fault *f)

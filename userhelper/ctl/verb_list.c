@@ -98,13 +98,13 @@ static bool is_frozen(JsonObject *o)
 static void print_row(JsonObject *o)
 {
 	JsonObject *m = json_obj(o, "medium");
+	const char *state = state_shown(o);
 	char size[32] = "-";
 
 	if (m)
 		size_text(json_int(m, "size", 0), size, sizeof(size));
-	printf("%-12s %-6s %-13s %9s  %-4s %s\n", json_str(o, "drive", "?"),
-	       json_str(o, "personality", "?"), is_frozen(o) ? json_str(o, "freeze", "?") :
-	       json_str(o, "state", "?"), size,
+	printf("%-12s %-6s %s%-13s%s %9s  %-4s %s\n", json_str(o, "drive", "?"),
+	       json_str(o, "personality", "?"), style_of(state), state, style_end(), size,
 	       !m ? "-" : json_bool(m, "read-only") ? "ro" : "rw", m ? clean(medium_name(o)) : "-");
 }
 
@@ -195,7 +195,8 @@ static void page_state(JsonObject *o)
 {
 	const char *reason = json_str(o, "reason", NULL);
 
-	line("state", "%s%s%s", json_str(o, "state", "?"), reason ? ": " : "",
+	line("state", "%s%s%s%s%s", style_of(json_str(o, "state", "?")),
+	     json_str(o, "state", "?"), style_end(), reason ? ": " : "",
 	     reason ? clean(reason) : "");
 	if (!strcmp(json_str(o, "personality", ""), "cdrom"))
 		line("tray", "%s", json_str(o, "tray", "?"));
@@ -221,7 +222,8 @@ static void page_freeze(JsonObject *o)
 
 	if (!is_frozen(o))
 		return;
-	line("freeze", "%s%s%s", json_str(o, "freeze", "?"), error ? ": " : "",
+	line("freeze", "%s%s%s%s%s", style_of(json_str(o, "freeze", "?")),
+	     json_str(o, "freeze", "?"), style_end(), error ? ": " : "",
 	     error ? clean(error) : "");
 	for (guint i = 0; a && i < json_array_get_length(a); i++) {
 		JsonObject *h = json_array_get_object_element(a, i);
@@ -250,7 +252,8 @@ static void page_stats(JsonObject *s)
 
 static void print_page(JsonObject *o)
 {
-	printf("%s: %s\n", json_str(o, "device", "?"), json_str(o, "personality", "?"));
+	printf("%s%s%s: %s\n", style_of("title"), json_str(o, "device", "?"), style_end(),
+	       json_str(o, "personality", "?"));
 	page_state(o);
 	page_freeze(o);
 	page_medium(o);
