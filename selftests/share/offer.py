@@ -5,6 +5,7 @@
 import sharelib as s
 from sharelib import Link, Server, Share, check, equal, linked, make_iso, random_file, workdir
 import hashlib
+import json
 import os
 import re
 import signal
@@ -267,6 +268,25 @@ def folder_errors():
     check("nbdkit cannot serve it" in r.stderr, r.stderr)
 
 
+def folder_estimate():
+    """what an image will be like is told before it is made; and that there is no room"""
+    s.need("xorriso")
+    d = workdir()
+    os.makedirs(f"{d}/many/sub")
+    for i in range(50):
+        random_file(f"{d}/many/sub/{i}", 40000 + i)
+    os.symlink("/", f"{d}/many/root")
+    share, _, link = linked(f"{d}/many")
+    told = json.loads(next(x for x in share.out.seen if '"preparing"' in x))
+    size = link.offer("many")["size"]
+    check(0.8 * size < told["size"] < 1.25 * size, f"{told['size']} for {size}")
+    equal(told["files"], 50, "files")
+    equal(share.stop(), 0, "exit status")
+    with open(f"{d}/many/huge", "wb") as f:
+        os.truncate(f.fileno(), 8 << 40)
+    refused(1, "--uri", NOWHERE, f"{d}/many", says="needs about 8.0 TiB .* are free")
+
+
 def locks():
     """a file that is being written is shared once"""
     d = workdir()
@@ -301,4 +321,5 @@ def no_nbdkit():
 
 if __name__ == "__main__":
     s.run([usage, help_and_version, bad_files, unwritable, unreachable, no_spice, password, names,
-           kinds, words, folder_iso, folder_fat, folder_errors, locks, no_nbdkit])
+           kinds, words, folder_iso, folder_fat, folder_errors,
+           folder_estimate, locks, no_nbdkit])

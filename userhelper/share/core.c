@@ -197,6 +197,8 @@ bool spicebd_share_offer(struct spicebd_share *share,
 		*id = o->info.id;
 	if (o->info.ready)
 		share_offer_ready(o);
+	else
+		share_event(share, SPICEBD_SHARE_PREPARING, -1, o, NULL);
 	return true;
 }
 

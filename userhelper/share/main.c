@@ -406,8 +406,6 @@ static int start(struct program *g)
 		return EXIT_FAILED;
 	if (!--g->preparing)
 		prepared(g);
-	else
-		ui_event("preparing", "preparing folders and addresses");
 	return -1;
 }
 

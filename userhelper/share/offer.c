@@ -12,10 +12,14 @@
 
 #include "core.h"
 #include "disc.h"
+#include "estimate.h"
 #include "sock.h"
 #include "url.h"
 
 #define LOCK_WAIT_MS	3000
+/* What a file's size is rounded up to in an image. */
+#define ISO_BLOCK	2048
+#define FAT_BLOCK	16384
 
 static char *why(const char *path, const char *what)
 {
@@ -140,13 +144,18 @@ static char *take_file(struct offer *o, const char *path, const struct stat *st,
 static char *take_folder(struct offer *o, const char *path,
 			 const struct spicebd_share_medium *m)
 {
+	struct estimate e;
+
 	if (access(path, R_OK | X_OK) < 0)
 		return why_errno(path, "cannot be read", errno);
 	o->source = m->as == SPICEBD_SHARE_DISK ? OFFER_FAT : OFFER_ISO;
 	o->kind = m->as == SPICEBD_SHARE_DISK ? FRAME_KIND_DISK : FRAME_KIND_CDROM;
 	o->read_only = true;
 	o->info.folder = true;
-	return NULL;
+	estimate_folder(path, o->source == OFFER_ISO ? ISO_BLOCK : FAT_BLOCK, &e);
+	o->info.size = e.bytes;
+	o->info.files = e.files;
+	return o->source == OFFER_ISO ? estimate_room(path, e.bytes) : NULL;
 }
 
 static char *take_url(struct offer *o, const struct spicebd_share_medium *m)

@@ -38,7 +38,8 @@ struct spicebd_share_info {
 	uint32_t id;		/* a medium that became another one has a new id */
 	const char *name;
 	const char *path;
-	uint64_t size;
+	uint64_t size;		/* until it is ready: about */
+	unsigned int files;	/* in a folder */
 	bool cdrom;
 	bool read_only;
 	bool folder;
@@ -49,6 +50,7 @@ struct spicebd_share_info {
 };
 
 enum spicebd_share_event_type {
+	SPICEBD_SHARE_PREPARING,	/* medium, of about that size; READY or FAILED follows */
 	SPICEBD_SHARE_READY,		/* medium: can be offered */
 	SPICEBD_SHARE_FAILED,		/* medium: cannot; text */
 	SPICEBD_SHARE_PORT_UP,		/* a drive's link said hello; secret */

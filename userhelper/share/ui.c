@@ -89,6 +89,8 @@ static void json_medium(GString *s, const struct spicebd_share_info *m, bool tra
 			       m->size, m->cdrom ? "cdrom" : "disk",
 			       m->read_only ? "true" : "false",
 			       m->folder ? "true" : "false", m->url ? "true" : "false");
+	if (m->folder)
+		g_string_append_printf(s, ", \"files\": %u", m->files);
 	if (traffic)
 		g_string_append_printf(s, ", \"read-bytes\": %" G_GUINT64_FORMAT
 				       ", \"written-bytes\": %" G_GUINT64_FORMAT,
@@ -115,6 +117,7 @@ static void json_line(const char *name, const struct spicebd_share_event *ev,
 static const char *event_name(enum spicebd_share_event_type type)
 {
 	static const char *const names[] = {
+		[SPICEBD_SHARE_PREPARING] = "preparing",
 		[SPICEBD_SHARE_READY] = "ready",
 		[SPICEBD_SHARE_FAILED] = "failed",
 		[SPICEBD_SHARE_PORT_UP] = "drive-connected",
@@ -156,6 +159,16 @@ static void say_ready(const struct spicebd_share_info *m)
 	say("offering '%s': %s, %s, %s", m->name, m->cdrom ? "CD" : "disk", size, access);
 }
 
+static void say_preparing(const struct spicebd_share_info *m)
+{
+	g_autofree char *size = g_format_size_full(m->size, G_FORMAT_SIZE_IEC_UNITS);
+
+	if (m->url)
+		say("asking for '%s'", m->name);
+	else
+		say("making an image of '%s': %u files, about %s", m->name, m->files, size);
+}
+
 static void say_closed(const struct spicebd_share_event *ev)
 {
 	const struct spicebd_share_info *m = ev->medium;
@@ -171,6 +184,9 @@ static void say_medium(const struct spicebd_share_event *ev)
 	const struct spicebd_share_info *m = ev->medium;
 
 	switch (ev->type) {
+	case SPICEBD_SHARE_PREPARING:
+		say_preparing(m);
+		break;
 	case SPICEBD_SHARE_READY:
 		say_ready(m);
 		break;
