@@ -284,7 +284,7 @@ def folder_estimate():
     equal(share.stop(), 0, "exit status")
     with open(f"{d}/many/huge", "wb") as f:
         os.truncate(f.fileno(), 8 << 40)
-    refused(1, "--uri", NOWHERE, f"{d}/many", says="needs about 8.0 TiB .* are free")
+    refused(1, "--uri", NOWHERE, f"{d}/many", says="needs about 8.0.TiB .* are free")
 
 
 def locks():
