@@ -28,8 +28,9 @@
 
 #define CONNS_MAX	256
 #define WAITING_MAX	32	/* connections that nobody has authenticated */
-#define PEEK_TIME	5000	/* ms to say what one wants */
-#define LINK_TIME	15000	/* ms to authenticate */
+#define PEEK_TIME	5000	/* ms to say what one wants, where others wait for the place */
+#define LINK_TIME	15000	/* ms to authenticate, likewise */
+#define SLOW_TIME	120000	/* ms for either, where nobody does */
 #define RETRY_TIME	20	/* ms between looks at a request that came in pieces */
 #define TLS_HANDSHAKE	0x16	/* first byte of a TLS connection */
 
@@ -44,11 +45,12 @@ struct conn {
 	enum conn_state state;
 	int fd;
 	struct loop_watch *watch;
-	long long deadline;
+	long long since;	/* when its state began */
 	const SpiceChannelEventInfo *info;	/* libspice-server's name for it */
 	uint32_t session;
 	int type;
 	bool tls;
+	bool cut;		/* its end is on the way */
 	bool short_headers;	/* its messages will have them */
 	char host[INET6_ADDRSTRLEN];	/* of TCP */
 	char who[INET6_ADDRSTRLEN + 24];
@@ -62,6 +64,7 @@ static struct loop_timer *timer;
 static struct conn *conns, *handing;
 static struct conn *fresh_port;	/* linked this moment, by a client without TLS */
 static unsigned int n_conns;
+static long long tls_patience = LINK_TIME;
 
 static struct {
 	bool here;
@@ -106,8 +109,63 @@ static unsigned int count(enum conn_state state)
 	struct conn *c;
 
 	for (c = conns; c; c = c->next)
-		n += c->state == state;
+		n += c->state == state && !c->cut;
 	return n;
+}
+
+/*
+ * Ends a connection that is libspice-server's. shutdown() alone leaves what has
+ * come already, which may be the ticket: a connection that is dead takes its place.
+ */
+static void cut(struct conn *c)
+{
+	int dead[2];
+
+	c->cut = true;
+	shutdown(c->fd, SHUT_RDWR);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, dead) < 0)
+		return;
+	close(dead[1]);
+	if (loop_replace(c->fd, dead[0]) < 0)
+		log_debug("connection from %s: not replaced: %s", c->who, strerror(errno));
+	close(dead[0]);
+}
+
+/* ---- time ---- */
+
+static void too_late(struct conn *c)
+{
+	if (c->state == CONN_LINKING) {
+		log_notice("connection from %s did not authenticate in time", c->who);
+		cut(c);
+		return;
+	}
+	log_notice("connection from %s did not say what it wants in time", c->who);
+	conn_close(c);
+}
+
+/*
+ * On a slow machine, or over a slow network, the channels of one session may take
+ * far longer than a stranger may keep a place from others. So time alone ends
+ * nothing early; only where a place is wanted does the one go that has had it
+ * longest, if that is longer than it may.
+ */
+static bool make_room(bool linking_only, long long link_time)
+{
+	struct conn *c, *oldest = NULL;
+	long long now = now_ms();
+
+	for (c = conns; c; c = c->next) {
+		if (c->cut || c->state == CONN_UP || (linking_only && c->state == CONN_PEEK))
+			continue;
+		if (now - c->since < (c->state == CONN_PEEK ? PEEK_TIME : link_time))
+			continue;
+		if (!oldest || c->since < oldest->since)
+			oldest = c;
+	}
+	if (oldest)
+		too_late(oldest);
+	return oldest;
 }
 
 /* Says no in the protocol's words, so that the client can tell its user why. */
@@ -153,6 +211,19 @@ static void spend_ticket(void *opaque)
 
 static struct loop_task spend_task = { .fn = spend_ticket };
 
+/*
+ * libspice-server makes a key for each connection, which takes it long: one at a
+ * time, so that what is served meanwhile gets its turn in between.
+ */
+static bool handed;
+
+static void turn_over(void *opaque)
+{
+	handed = false;
+}
+
+static struct loop_task handed_task = { .fn = turn_over };
+
 static void hand_over(struct conn *c)
 {
 	int fd = c->fd, r;
@@ -164,8 +235,10 @@ static void hand_over(struct conn *c)
 	loop_watch_remove(c->watch);
 	c->watch = NULL;
 	c->state = CONN_LINKING;
-	c->deadline = now_ms() + LINK_TIME;
+	c->since = now_ms();
 	handing = c;
+	handed = true;
+	loop_defer(&handed_task);
 	r = c->tls ? spice_server_add_ssl_client(server, fd, 0) :
 		     spice_server_add_client(server, fd, 0);
 	/* The connection may have come and gone by now; then handing is NULL. */
@@ -239,6 +312,24 @@ static void look_again(struct conn *c)
 }
 
 /*
+ * Who waits may be the client, and who has the places strangers, or the other way
+ * round: each time that somebody has to go the next get twice as long, until a
+ * share speaks.
+ */
+static bool turn_has_come(const struct conn *c)
+{
+	bool room = false;
+
+	if (now_ms() - c->since < tls_patience)
+		return false;
+	while (make_room(true, tls_patience))
+		room = true;
+	if (room)
+		tls_patience = 2 * tls_patience < SLOW_TIME ? 2 * tls_patience : SLOW_TIME;
+	return room;
+}
+
+/*
  * Inside TLS the request is seen by judge_inside() only. While a client is being
  * served, only its own host is let in, and only as many connections at a time as
  * that client has channels left to link; others wait for their turn, as whoever
@@ -255,10 +346,10 @@ static void judge_tls(struct conn *c)
 		hand_over(c);
 	else if (!expected || strcmp(c->host, client.host))
 		refuse_silently(c);
-	else if (count(CONN_LINKING) >= expected)
-		look_again(c);
-	else
+	else if (count(CONN_LINKING) < expected || turn_has_come(c))
 		hand_over(c);
+	else
+		look_again(c);
 }
 
 static void peek(int fd, int events, void *opaque)
@@ -268,8 +359,11 @@ static void peek(int fd, int events, void *opaque)
 		SpiceLinkHeader header;
 		SpiceLinkMess mess;
 	} __attribute__((packed)) req;
-	ssize_t n = recv(fd, &req, sizeof(req), MSG_PEEK | MSG_DONTWAIT);
+	ssize_t n;
 
+	if (handed)
+		return;		/* it is told of again */
+	n = recv(fd, &req, sizeof(req), MSG_PEEK | MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
@@ -340,14 +434,15 @@ static void on_listener(int fd, int events, void *opaque)
 		return;
 	}
 	c = calloc(1, sizeof(*c));
-	if (!c || count(CONN_PEEK) + count(CONN_LINKING) >= WAITING_MAX) {
+	if (!c || (count(CONN_PEEK) + count(CONN_LINKING) >= WAITING_MAX &&
+		   !make_room(false, LINK_TIME))) {
 		free(c);
 		close(s);
 		return;
 	}
 	c->fd = s;
 	c->state = CONN_PEEK;
-	c->deadline = now_ms() + PEEK_TIME;
+	c->since = now_ms();
 	c->next = conns;
 	conns = c;
 	if (++n_conns >= CONNS_MAX)
@@ -372,17 +467,10 @@ static void on_timer(void *opaque)
 		spend_ticket(NULL);
 	for (c = conns; c; c = next) {
 		next = c->next;
-		if (c->state == CONN_PEEK && now >= c->deadline && c->tls) {
-			refuse_silently(c);
-		} else if (c->state == CONN_PEEK && now >= c->deadline) {
-			log_debug("connection from %s said nothing", c->who);
-			conn_close(c);
-		} else if (c->state == CONN_PEEK) {
+		if (c->state != CONN_UP && !c->cut && now - c->since >= SLOW_TIME)
+			too_late(c);
+		else if (c->state == CONN_PEEK)
 			loop_watch_set(c->watch, LOOP_READ);
-		} else if (c->state == CONN_LINKING && now >= c->deadline) {
-			log_notice("connection from %s did not authenticate in time", c->who);
-			shutdown(c->fd, SHUT_RDWR);
-		}
 	}
 	if (count(CONN_PEEK) + count(CONN_LINKING))
 		loop_timer_start(timer, 1000);
@@ -397,23 +485,6 @@ static struct conn *find(const SpiceChannelEventInfo *info)
 	for (c = conns; c && c->info != info; c = c->next)
 		;
 	return c;
-}
-
-/*
- * Ends a connection that is libspice-server's. shutdown() alone leaves what has
- * come already, which may be the ticket: a connection that is dead takes its place.
- */
-static void cut(struct conn *c)
-{
-	int dead[2];
-
-	shutdown(c->fd, SHUT_RDWR);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, dead) < 0)
-		return;
-	close(dead[1]);
-	if (loop_replace(c->fd, dead[0]) < 0)
-		log_debug("connection from %s: not replaced: %s", c->who, strerror(errno));
-	close(dead[0]);
 }
 
 /*
@@ -519,6 +590,7 @@ int gate_port_fd(void)
 void gate_spoken(void)
 {
 	ticket_spoken();
+	tls_patience = LINK_TIME;
 	loop_defer(&spend_task);
 }
 

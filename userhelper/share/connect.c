@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "connect.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "frame.h"
@@ -9,7 +10,12 @@
 #include "remember.h"
 #include "sock.h"
 
-#define CONNECT_TIMEOUT_MS	10000
+/*
+ * For one attempt, twice as much after each that took all of it: each begins from
+ * nothing, so with a fixed limit a server that is only slow would never be reached.
+ */
+#define ATTEMPT_MIN_MS		10000
+#define ATTEMPT_MAX_MS		80000
 #define BACKOFF_MIN_MS		200
 #define BACKOFF_MAX_MS		5000
 #define STABLE_MS		5000	/* a connection that stood so long was a good one */
@@ -28,6 +34,7 @@ struct connection {
 	bool ended;		/* the present attempt was reported */
 	long long up_since;
 	unsigned int backoff;
+	unsigned int limit;	/* of an attempt, ms */
 	guint timer;		/* of the attempt, or until the next */
 	char *restart_why;
 };
@@ -146,9 +153,12 @@ static void refused(struct connection *c)
 static gboolean on_timeout(gpointer data)
 {
 	struct connection *c = data;
+	char why[64];
 
 	c->timer = 0;
-	over(c, "the server did not answer within 10 s");
+	snprintf(why, sizeof(why), "the server did not answer within %u s", c->limit / 1000);
+	c->limit = MIN(c->limit * 2, ATTEMPT_MAX_MS);
+	over(c, why);
 	return G_SOURCE_REMOVE;
 }
 
@@ -158,7 +168,7 @@ static void attempt(struct connection *c)
 	g_ptr_array_set_size(c->waiting, 0);
 	g_clear_pointer(&last_warning, g_free);
 	set_ticket(c);
-	c->timer = g_timeout_add(CONNECT_TIMEOUT_MS, on_timeout, c);
+	c->timer = g_timeout_add(c->limit, on_timeout, c);
 	if (!spice_session_connect(c->session))
 		over(c, "the connection could not be started");
 }
@@ -339,6 +349,8 @@ void connection_set_secret(struct connection *c, const uint8_t *secret)
 	char text[REMEMBER_DIGITS + 1];
 	bool is_new;
 
+	/* It serves us; a connection that only stood says nothing of how fast. */
+	c->limit = ATTEMPT_MIN_MS;
 	hex_encode(secret, REMEMBER_DIGITS / 2, text);
 	is_new = !c->secret || strcmp(c->secret, text);
 	if (is_new) {
@@ -399,6 +411,7 @@ struct connection *connection_new(const struct connect_options *o, connect_fn fn
 	c->user = user;
 	c->ended = true;
 	c->backoff = BACKOFF_MIN_MS;
+	c->limit = ATTEMPT_MIN_MS;
 	c->channels = g_ptr_array_new_with_free_func(g_object_unref);
 	c->waiting = g_ptr_array_new_with_free_func(g_object_unref);
 	c->secret = remember_load(o->uri);
