@@ -45,6 +45,11 @@ tests_of() {
 	sed -n "s/^$1[[:space:]]\\{1,\\}//p" selftests/tests.list
 }
 
+# nth_of N OF: of the tests that come in those that the N-th of so many parts runs
+nth_of() {
+	awk -v n="$1" -v of="$2" 'NR % of == n % of'
+}
+
 # C tests name their own build line in a comment: /* BUILD: gcc … */
 build_c_test() {
 	local src=$1 out=$2 line
