@@ -57,6 +57,16 @@ def lists():
     share.event("inserted", name="a.img", drive=3)
     equal(listed(share)["a.img"]["drives"], [3], "in one")
     check(m["a.img"]["ready"] and m["a.img"]["size"] == 1 << 20, m)
+    equal(m["a.img"]["in-use"], [], "used by nobody")
+    check("last-used-ms" not in m["a.img"], "and never was")
+    links[1].notice(s.LOCKED, links[1].offer("a.img"))
+    share.event("locked")
+    m = listed(share)["a.img"]
+    equal(m["in-use"], [3], "mounted there")
+    check(m["last-used-ms"] >= 0, "read from")
+    links[1].notice(s.UNLOCKED, links[1].offer("a.img"))
+    share.event("unlocked")
+    equal(listed(share)["a.img"]["in-use"], [], "no longer")
 
 
 def eject():

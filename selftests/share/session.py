@@ -6,6 +6,7 @@ epochs, streams, credits, the fence, eject, loss, and a peer that breaks rules."
 import sharelib as s
 from sharelib import Link, Server, Share, check, equal, linked, make_iso, random_file, workdir
 import os
+import re
 import select
 import signal
 import socket
@@ -685,7 +686,8 @@ def live_line():
             n.pread(4 << 20, at)
         while select.select([master], [], [], 0)[0]:
             seen += os.read(master, 4096)
-    check(b"iB to the drives" in seen.replace(b"\xc2\xa0", b" "), seen)
+    check(re.search(rb"disk.img: [\d.]+ .iB out, [\d.]+ \w+ in, [\d.]+ .iB/s",
+                    seen.replace(b"\xc2\xa0", b" ")), seen)
     p.send_signal(signal.SIGINT)
     p.send_signal(signal.SIGINT)
     equal(p.wait(s.LIMIT), 0, "exit status")

@@ -286,6 +286,16 @@ bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive)
 	return false;
 }
 
+bool spicebd_share_is_locked(struct spicebd_share *share, uint32_t id, int drive)
+{
+	struct offer *o = offer_by_id(share, id, NULL);
+
+	for (int i = 0; o && i < SHARE_SITES; i++, drive += SHARE_DRIVES_MAX)
+		if (offer_inserted(o, drive) && o->users[drive / 8] & 1u << drive % 8)
+			return true;
+	return false;
+}
+
 bool spicebd_share_is_inserted(struct spicebd_share *share, uint32_t id)
 {
 	struct offer *o = offer_by_id(share, id, NULL);

@@ -341,10 +341,12 @@ static void on_connect(void *user, struct connection *c, enum connect_event ev,
 static gboolean on_traffic(gpointer data)
 {
 	struct program *g = data;
+	const struct spicebd_share_info *list[FRAME_OFFERS_MAX];
+	unsigned int n = spicebd_share_list(g->share, list, FRAME_OFFERS_MAX);
 	uint64_t r, w;
 
 	spicebd_share_traffic(g->share, &r, &w);
-	ui_traffic(r, w);
+	ui_traffic(r, w, list, n);
 	return G_SOURCE_CONTINUE;
 }
 

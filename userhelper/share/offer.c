@@ -291,6 +291,17 @@ void offer_set_inserted(struct offer *o, unsigned int drive, bool inserted)
 		o->inserted[drive / 8] |= bit;
 	else
 		o->inserted[drive / 8] &= ~bit;
+	o->users[drive / 8] &= ~bit;
+}
+
+void offer_set_locked(struct offer *o, unsigned int drive, bool locked)
+{
+	uint8_t bit = 1u << drive % 8;
+
+	if (locked)
+		o->users[drive / 8] |= bit;
+	else
+		o->users[drive / 8] &= ~bit;
 }
 
 void offers_sweep(struct spicebd_share *share)

@@ -47,6 +47,7 @@ struct spicebd_share_info {
 	bool ready;		/* a folder's image takes its time, and so does a server */
 	bool ever_inserted;	/* a drive has or had it */
 	uint64_t read_bytes, write_bytes;	/* since the drive opened it */
+	long long last_used;	/* ms of CLOCK_MONOTONIC, 0: never */
 };
 
 enum spicebd_share_event_type {
@@ -172,6 +173,9 @@ const struct spicebd_share_info *spicebd_share_find(struct spicebd_share *share,
 
 /* Whether this drive, or any (-1), has it. */
 bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive);
+
+/* Whether somebody uses it in this drive: it is mounted, as a rule. */
+bool spicebd_share_is_locked(struct spicebd_share *share, uint32_t id, int drive);
 
 /* Whether a drive was told to have it; one that only looks at it does not count. */
 bool spicebd_share_is_inserted(struct spicebd_share *share, uint32_t id);

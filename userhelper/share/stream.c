@@ -16,6 +16,7 @@
 
 #include "core.h"
 #include "log.h"
+#include "sock.h"
 
 #define OPEN_TIMEOUT_MS	60000	/* as long as the other side ever waits */
 #define IN_START	(64u << 10)
@@ -318,6 +319,7 @@ static void send_data(struct stream *s, struct txbuf *b, size_t n)
 
 	s->tx_credit -= n;
 	s->offer->info.read_bytes += n;
+	s->offer->info.last_used = now_ms();
 	p->share->read_bytes += n;
 	identity_stamp(s->offer);
 	port_send_buffer(p, b, frame_seal(&p->tx, b->b.data, FRAME_DATA, s->id, n));
@@ -414,6 +416,7 @@ bool stream_credit(struct stream *s, uint32_t bytes)
 static void taken(struct stream *s, size_t n)
 {
 	s->offer->info.write_bytes += n;
+	s->offer->info.last_used = now_ms();
 	identity_stamp(s->offer);
 	s->port->share->write_bytes += n;
 	s->regrant += n;

@@ -335,7 +335,19 @@ static void list_json(struct spicebd_share *share, const struct spicebd_share_in
 			g_string_append_printf(s, "%s%d", sep, d);
 			sep = ", ";
 		}
-		g_string_append(s, "]}");
+		g_string_append(s, "], \"in-use\": [");
+		sep = "";
+		for (int d = 0; d < SPICEBD_SHARE_DRIVES; d++) {
+			if (!spicebd_share_is_locked(share, list[i]->id, d))
+				continue;
+			g_string_append_printf(s, "%s%d", sep, d);
+			sep = ", ";
+		}
+		g_string_append(s, "]");
+		if (list[i]->last_used)
+			g_string_append_printf(s, ", \"last-used-ms\": %lld",
+					       now_ms() - list[i]->last_used);
+		g_string_append(s, "}");
 	}
 	print_json(g_string_append(s, "]}"));
 }
@@ -347,10 +359,19 @@ static void list_words(struct spicebd_share *share, const struct spicebd_share_i
 
 	for (int d = 0; d < SPICEBD_SHARE_DRIVES; d++)
 		if (spicebd_share_is_in(share, m->id, d))
-			g_string_append_printf(where, "%s%d", where->len ? ", " :
-					       ", in drive ", d);
+			g_string_append_printf(where, "%s%d%s", where->len ? ", " :
+					       ", in drive ", d,
+					       spicebd_share_is_locked(share, m->id, d) ?
+					       " (in use)" : "");
 	if (!m->ready)
 		g_string_append(where, ", being prepared");
+	if (m->last_used) {
+		g_autofree char *r = g_format_size_full(m->read_bytes, G_FORMAT_SIZE_IEC_UNITS);
+		g_autofree char *w = g_format_size_full(m->write_bytes, G_FORMAT_SIZE_IEC_UNITS);
+
+		g_string_append_printf(where, "; %s to the drive, %s from it, last %lld s ago", r,
+				       w, (now_ms() - m->last_used) / 1000);
+	}
 	say("'%s': %s, %s, %s%s", m->name, m->cdrom ? "CD" : "disk", size,
 	    m->read_only ? "read-only" : "read-write", where->str);
 	g_string_free(where, TRUE);
@@ -374,17 +395,38 @@ bool ui_wants_traffic(void)
 	return live_possible;
 }
 
-void ui_traffic(uint64_t read_bytes, uint64_t write_bytes)
+/* The one medium that was used since then, or NULL if there are several. */
+static const struct spicebd_share_info *used_since(const struct spicebd_share_info **list,
+						   unsigned int n, long long since)
+{
+	const struct spicebd_share_info *one = NULL;
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (!list[i]->last_used || list[i]->last_used < since)
+			continue;
+		if (one)
+			return NULL;
+		one = list[i];
+	}
+	return one;
+}
+
+void ui_traffic(uint64_t read_bytes, uint64_t write_bytes,
+		const struct spicebd_share_info **list, unsigned int n)
 {
 	long long now = now_ms(), dt = now - last_time;
 	uint64_t moved = read_bytes - last_read + write_bytes - last_write;
-	g_autofree char *r = NULL, *w = NULL, *rate = NULL;
+	const struct spicebd_share_info *m = used_since(list, n, last_time);
+	g_autofree char *r = NULL, *w = NULL, *rate = NULL, *who = NULL;
 
 	if (live_possible && last_time && dt > 0 && moved) {
-		r = g_format_size_full(read_bytes, G_FORMAT_SIZE_IEC_UNITS);
-		w = g_format_size_full(write_bytes, G_FORMAT_SIZE_IEC_UNITS);
+		r = g_format_size_full(m ? m->read_bytes : read_bytes, G_FORMAT_SIZE_IEC_UNITS);
+		w = g_format_size_full(m ? m->write_bytes : write_bytes, G_FORMAT_SIZE_IEC_UNITS);
 		rate = g_format_size_full(moved * 1000 / dt, G_FORMAT_SIZE_IEC_UNITS);
-		printf("\r\033[K%s to the drives, %s from them, %s/s", r, w, rate);
+		/* A line that wraps could not be taken back. */
+		who = m ? g_utf8_substring(m->name, 0, MIN(g_utf8_strlen(m->name, -1), 24)) :
+		      g_strdup("all media");
+		printf("\r\033[K%s: %s out, %s in, %s/s", who, r, w, rate);
 		fflush(stdout);
 		live_shown = true;
 	} else if (!moved) {

@@ -26,7 +26,9 @@ void ui_text(const char *name, const char *text);
 /* Whether there is a terminal to show traffic on. */
 bool ui_wants_traffic(void);
 /* the live line of a terminal; bytes since the start */
-void ui_traffic(uint64_t read_bytes, uint64_t write_bytes);
+/* @list: what is offered; the one medium that moved is named */
+void ui_traffic(uint64_t read_bytes, uint64_t write_bytes,
+		const struct spicebd_share_info **list, unsigned int n);
 /* takes the live line away */
 void ui_end(void);
 
