@@ -7,7 +7,7 @@
 
 equal "two drives at first" "$(spicebdctl list --json | jq -c '[.[] | [.drive, .personality]]')" \
 	'[["spicebd0","cdrom"],["spicebd1","disk"]]'
-for v in insert change eject open close remove lock unlock freeze thaw release list status add del monitor top listen unlisten media; do
+for v in insert change eject open close remove lock unlock freeze thaw release list status add del monitor top metrics listen unlisten media; do
 	check "$v --help" sh -c "spicebdctl $v --help | grep -q 'spicebdctl $v'"
 done
 
@@ -32,6 +32,9 @@ check "top sees a reader" jq -se 'map(select(.drive == "spicebd2")) | length == 
 	and .queue > 0 and ."write-bytes-per-second" == 0 and .errors == 0)' "$work/top"
 check "and nothing of another drive" jq -se 'map(select(.drive == "spicebd0")) | length == 2 and
 	all(."read-bytes-per-second" == 0 and .state == "empty")' "$work/top"
+check "metrics: each line is a metric's, and the reads are there" sh -c "spicebdctl metrics >$work/m &&
+	! grep -Ev '^(# (HELP|TYPE) spicebd_[a-z_]+ .+|spicebd_[a-z_]+\{[a-z_]+=\"[^\"]+\"(,[a-z_]+=\"[^\"]+\")*\} [0-9]+)\$' $work/m &&
+	grep -q 'spicebd_read_bytes_total{drive=\"spicebd2\"} [1-9]' $work/m"
 kill $reader
 wait $reader 2>/dev/null
 await 30 sh -c 'spicebdctl status 2 --json | jq -e ".users == 0"'

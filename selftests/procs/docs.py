@@ -46,7 +46,7 @@ def well_formed(path):
             pass
 
     docutils.core.publish_doctree(text_of(path), source_path=path, settings_overrides={
-        "report_level": 1, "halt_level": 5, "warning_stream": Heard(),
+        "report_level": 2, "halt_level": 5, "warning_stream": Heard(),
         "file_insertion_enabled": False})
     return "".join(said)
 

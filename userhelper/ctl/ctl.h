@@ -170,6 +170,7 @@ int verb_status(const struct verb *v, int argc, char **argv);
 int verb_add(const struct verb *v, int argc, char **argv);
 int verb_del(const struct verb *v, int argc, char **argv);
 int verb_monitor(const struct verb *v, int argc, char **argv);
+int verb_metrics(const struct verb *v, int argc, char **argv);
 int verb_top(const struct verb *v, int argc, char **argv);
 int verb_qemu(const struct verb *v, int argc, char **argv);
 int verb_listen(const struct verb *v, int argc, char **argv);

@@ -218,6 +218,13 @@ COMMON_HELP DRIVE_HELP },
 "  --count N     end after N times; without keys and screen\n"
 "  --json        one object a line, for each drive each time\n"
 "  --help        this text\n" },
+	{ "metrics", verb_metrics,
+"usage: spicebdctl metrics\n"
+"\n"
+"Prints counters and states of all drives for Prometheus, as its node exporter\n"
+"takes them from a file (*.prom). Asks the kernel alone, and needs no rights.\n"
+"\n"
+"  --help        this text\n" },
 	{ "qemu", verb_qemu,
 "usage: spicebdctl qemu DRIVE --qmp SOCKET [--device ID]\n"
 "\n"
