@@ -19,7 +19,7 @@ help:
 	@echo 'make demo             the whole way, shown in a test machine'
 	@echo 'make check            the tests of a submission'
 	@echo 'make check-full       all other tests, in resumable parts (PART=name for one)'
-	@echo 'make soak             faults at random, data verified (MINUTES=, SEED=, KERNEL=)'
+	@echo 'make soak             faults at random, data verified (MINUTES=, KILLS=, SEED=, KERNEL=)'
 	@echo 'make check-debug      the module on a kernel that finds faults, in resumable parts (PART=name)'
 	@echo 'make bench            measure, beside nbd.ko, ublk and Spice (KERNEL=, TABLES=cost,speed,…)'
 	@echo 'make fuzz             fuzz the parsers (TARGET=, SECONDS= for each)'
@@ -62,7 +62,8 @@ fuzz:
 	+$(MAKE) -s -C selftests/fuzz run $(if $(TARGET),TARGET='$(TARGET)') SECONDS=$(or $(SECONDS),60)
 
 soak:
-	selftests/soak/run --kernel $(or $(KERNEL),6.12) --minutes $(or $(MINUTES),20) $(SEED:%=--seed %)
+	selftests/soak/run --kernel $(or $(KERNEL),6.12) --minutes $(or $(MINUTES),20) $(SEED:%=--seed %) \
+		$(KILLS:%=--kills %)
 
 check:
 	selftests/check
