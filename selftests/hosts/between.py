@@ -7,7 +7,6 @@ share says, the other knows that it has not, what was acknowledged is there, and
 share's servers never saw a write of one side after one of the other.
 
 usage: between.py [PATTERN]	only the cases whose names match"""
-import errno
 import json
 import os
 import re
@@ -16,42 +15,25 @@ import subprocess
 import sys
 import threading
 
-from hostlib import (ACCEPT, BEGIN, BLOCK, COMMIT, GRANTED, READY, SIZE, Host, Server, Share, Tap,
-                     Writer, all_there, message, same, until, work_dir)
+from hostlib import (ACCEPT, BEGIN, COMMIT, GRANTED, READY, SIZE, Host, Server, Share, Tap,
+                     Uevents, Writer, all_there, message, same, turns, until, work_dir)
 
-
-class Uevents(threading.Thread):
-    """Media changes that the kernel told of: device names, one each."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
-        self.s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self.s.bind((0, 1))
-        self.seen = []
-        self.start()
-
-    def run(self):
-        while True:
-            words = self.s.recv(65536).split(b"\0")
-            if b"DISK_MEDIA_CHANGE=1" in words:
-                self.seen += [w[8:].decode() for w in words if w.startswith(b"DEVNAME=")]
-
-    def count(self, device, begin=0):
-        return self.seen[begin:].count(os.path.basename(device))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../qemu"))
+from machine import Qemu					# noqa: E402
 
 
 class World:
     """Two hosts, a share at the first, its medium in a drive there, and who writes to it."""
 
     def __init__(self, events, *, args=("--read-write",), insert=("--disk",), add=None,
-                 room=True, write=True, ports=(None, None), nbd=False, wait=None):
+                 room=True, write=True, ports=(None, None), nbd=False, wait=None, fill=None):
         self.events, self.work, self.begin = events, work_dir(), len(events.seen)
         self.a = Host(self.work, "a", 8, 15, ports[0])
         self.b = Host(self.work, "b", 16, 23 if room else 16, ports[1], wait)
         self.path = f"{self.work}/disk.img"
         with open(self.path, "wb") as f:
-            f.truncate(SIZE)
+            f.write(bytes([fill or 0]) * SIZE)
         if nbd:
             self.share = Server(self.work, self.path)
             source = self.share.uri
@@ -64,7 +46,9 @@ class World:
         self.drive = self.a.with_medium()[0]
         self.before = events.count(self.drive["device"], self.begin)
         self.writer = Writer(self.drive["device"], "A") if write else None
-        self.asked, self.others, self.far = None, 0 if room else 1, None
+        self.asked, self.others = None, 0 if room else 1
+        # who has the medium, one after the other, and writes to it
+        self.owners, self.last = ["a"], None
         if write:
             self.writer.some()
 
@@ -111,9 +95,6 @@ class World:
               lambda: f"a knows that it stays: {self.told()}")
         until(lambda: len(self.b.drives()) == self.others,
               lambda: f"the drive that b made is gone: {self.told()}")
-        self.finish(self.writer.done)
-        if isinstance(self.share, Share) and [w for w in self.share.writes() if w[1] >= 16]:
-            raise AssertionError("b wrote")
 
     def moved(self, known=True):
         """To b, where it is announced once; a knows that it is there."""
@@ -133,23 +114,22 @@ class World:
         writer.end()
         same(self.events.count(drive["device"], self.begin), 1, "media changes told at b")
         same(drive["generation"], 1, "generations at b")
-        if known:
-            self.finish(writer.done)
-        return writer
+        self.wrote("b", writer)
 
-    def finish(self, done):
-        """Nobody writes any more: look at what was written, and by whom."""
-        self.writer.end()
-        all_there(self.path, done)
-        if isinstance(self.share, Server):
-            hosts = self.share.connections()
-            # The source's are the older ones: two of each, that of its first look is the first.
-            hosts = [c >= self.far for c in hosts] if self.far else hosts[:1]
-        else:
-            hosts = [w[1] >= 16 for w in self.share.writes()]
-        if not hosts:
-            raise AssertionError("the servers' logs say nothing")
-        same(hosts, sorted(hosts), "who wrote, in order")
+    def wrote(self, host, writer):
+        """The medium is there now, and its last writer was that one."""
+        self.owners.append(host)
+        self.last = writer
+
+    def finish(self):
+        """After each case. Nobody writes any more: look at what was written, and by whom."""
+        if self.writer:
+            self.writer.end()
+        wrote = turns(self.share.writers())
+        print(f"# who wrote, by turns: {' '.join(wrote) or 'nobody'}")
+        same(wrote, self.owners if self.writer else [], "who wrote, by turns")
+        if self.writer:
+            all_there(self.path, (self.last or self.writer).done)
 
     def end(self):
         for h in (self.a, self.b):
@@ -178,7 +158,7 @@ class World:
 def there_and_back(w):
     w.migrate()
     same(w.answered(), 0, "migrate")
-    writer = w.moved()
+    w.moved()
     until(lambda: '"left"' in w.share.text(), "the share leaves a")
     drive = w.b.with_medium()[0]
     p = w.b.ctl("migrate", drive["drive"], "--to", f"unix:{w.a.stream.path}", "--share-uri",
@@ -186,10 +166,10 @@ def there_and_back(w):
     print(f"# {p.stdout.strip()}")
     again = until(w.a.with_medium, "it is back at a")[0]
     until(lambda: w.a.drives()[again["index"]]["freeze"] == "thawed", "it runs at a")
-    last = Writer(again["device"], "C", dict(writer.done))
+    last = Writer(again["device"], "C", dict(w.last.done))
     last.some()
     last.end()
-    all_there(w.path, last.done)
+    w.wrote("a", last)
     same([d["state"] for d in w.b.drives().values()], ["inactive"], "b")
 
 
@@ -237,7 +217,7 @@ def by_invitation(w):
     """The target's link has a password, which the share does not know."""
     w.migrate()
     same(w.answered(), 0, "migrate")
-    writer = w.moved()
+    w.moved()
     with open(w.b.password, encoding="utf8") as f:
         if f.read().strip() in w.share.text():
             raise AssertionError("the share knows the password")
@@ -246,22 +226,121 @@ def by_invitation(w):
                encoding="utf8").read())[-1])
     os.kill(link, 9)
     drive = w.b.with_medium()[0]
-    last = Writer(drive["device"], "D", dict(writer.done))
-    last.some(20)
-    last.end()
-    all_there(w.path, last.done)
+    w.last = Writer(drive["device"], "D", dict(w.last.done))
+    w.last.some(20)
+    w.last.end()
+
+
+# ---- by a migration manager, with the machine that uses the drive
+
+EXAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                       "../../Documentation/examples/migrate-by-qmp")
+
+
+def manager(*args):
+    return subprocess.run([EXAMPLE, *args], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=400, check=False)
+
+
+def machine(drive, *more):
+    """A QEMU whose CD is that drive."""
+    return Qemu("-m", "64", "-device", "virtio-scsi-pci,id=bus",
+                "-device", "scsi-cd,id=cd0,bus=bus.0,drive=h0", "-blockdev",
+                f"host_cdrom,node-name=h0,filename=/dev/{drive},read-only=on", *more)
+
+
+def reads(w, qemu):
+    """All of the medium, as QEMU has it: each byte is the same."""
+    path = f"{w.work}/seen"
+    qemu.qmp.ok("nbd-server-start", addr={"type": "unix", "data": {"path": f"{path}.sock"}})
+    qemu.qmp.ok("block-export-add", type="nbd", id="seen", node_name="h0")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw",
+                    f"nbd+unix:///h0?socket={path}.sock", path], check=True,
+                   capture_output=True, timeout=200)
+    qemu.qmp.ok("nbd-server-stop")
+    with open(path, "rb") as f:
+        data = f.read()
+    os.remove(path)
+    if data != b"\x5a" * SIZE:
+        raise AssertionError(f"it reads {len(data)} bytes, {len(data.strip(bytes([0x5a])))} wrong")
+
+
+def runs(qemu, what):
+    until(lambda: qemu.qmp.ok("query-status")["status"] == "running", what)
+
+
+def by_manager(w):
+    """First there is no way to the other spicebdd, then there is."""
+    p = manager("prepare", f"{w.b.run}/control.sock", "cdrom")
+    to = p.stdout.strip()
+    old = machine(w.drive["drive"])
+    try:
+        move = ["move", f"{w.a.run}/control.sock", w.drive["drive"], f"{w.b.run}/control.sock", to]
+        for way in "nowhere", "migrate.sock":
+            new = machine(to, "-S", "-incoming", "defer")
+            try:
+                p = manager(*move, f"unix:{w.b.run}/{way}", old.monitors[0], new.monitors[0],
+                            f"unix:{w.work}/guest-{way}")
+                print(f"# {(p.stdout or p.stderr).strip()}")
+                if way == "nowhere":
+                    same(p.returncode, 1, "it says")
+                    runs(old, "the guest goes on where it was")
+                    reads(w, old)
+                    continue
+                same(p.returncode, 0, "it says")
+                runs(new, "the guest runs there")
+                same(old.qmp.ok("query-status")["status"], "postmigrate", "the guest here")
+                reads(w, new)
+                same([d["drive"] for d in w.b.with_medium()], [to], "the drive")
+                same([d["state"] for d in w.a.drives().values()], ["inactive"], "a")
+            finally:
+                new.close()
+    finally:
+        old.close()
+
+
+def by_hand(w):
+    """A store that both hosts reach, as Documentation/freeze.rst has it."""
+    def ask(host, command, **args):
+        answer = host.qmp(command, **args)
+        if "return" not in answer:
+            raise AssertionError(f"{host.name}: {command}: {answer}")
+        return answer["return"]
+
+    drive = w.drive["drive"]
+    to = ask(w.b, "spicebd-drive-add", personality="cdrom", index=17, hold=True)["drive"]
+    ask(w.b, "spicebd-insert", drive=to, source=w.share.uri)
+    old, new = machine(drive), None
+    try:
+        reads(w, old)
+        new = machine(to, "-S", "-incoming", f"unix:{w.work}/guest")
+        old.qmp.ok("migrate-set-capabilities", capabilities=[
+            {"capability": "pause-before-switchover", "state": True}])
+        old.qmp.ok("migrate", uri=f"unix:{w.work}/guest")
+        until(lambda: old.qmp.ok("query-migrate")["status"] == "pre-switchover", "it is stopped")
+        ask(w.a, "spicebd-freeze", drive=drive, holder="migration", timeout=0)
+        ask(w.a, "eject", id=drive, force=True)
+        ask(w.b, "spicebd-thaw", drive=to, holder="start")
+        old.qmp.ok("migrate-continue", state="pre-switchover")
+        until(lambda: old.qmp.ok("query-migrate")["status"] == "completed", "it has moved")
+        new.qmp.ok("cont")
+        ask(w.a, "spicebd-thaw", drive=drive, holder="migration")
+        runs(new, "it runs there")
+        reads(w, new)
+        same(w.a.with_medium(), [], "media at a")
+        same([d["freeze"] for d in w.b.with_medium()], ["thawed"], "the drive at b")
+    finally:
+        for q in old, new:
+            if q:
+                q.close()
 
 
 # ---- without a share
 
 def plain(w):
-    before = len(w.share.connections())
     w.migrate()
     same(w.answered(), 0, "migrate")
-    w.far = max(w.share.connections()) + 1
     w.moved()
-    if len(w.share.connections()) <= before:
-        raise AssertionError("nobody writes")
 
 
 def plain_cancelled(w):
@@ -275,11 +354,10 @@ def plain_cancelled(w):
 def plain_undecided(w, owner):
     """The release is lost with the connection: both wait, and neither writes."""
     p = stop_at(w, "b.stream", message("release"))
-    w.far = max(w.share.connections()) + 1
     p.cut()
     if not w.answered() or "undecided" not in w.answer.stderr:
         raise AssertionError(f"migrate says {w.answer.stderr}")
-    count = len(w.share.connections())
+    count = len(w.share.writers())
     for h, direction, want in ((w.a, "out", "released"), (w.b, "in", "accepted")):
         same([d["freeze"] for d in h.with_medium()], ["frozen"], "the drive")
         same(h.migration(direction)["status"], want, h.name)
@@ -292,7 +370,7 @@ def plain_undecided(w, owner):
               lambda h=h: f"{h.name} is taken up again: {w.told()}")
         same([d["freeze"] for d in h.with_medium()], ["frozen"], "the drive, started anew")
         same(h.migration(direction)["status"], want, h.name)
-    same(len(w.share.connections()), count, "writes meanwhile")
+    same(len(w.share.writers()), count, "writes meanwhile")
     names = {A: w.drive["drive"], B: w.b.with_medium()[0]["drive"]}
     w.a.ctl("migrate", names[A], "--resolve", "run-here" if owner == A else "give-up")
     w.b.ctl("migrate", names[B], "--resolve", "run-here" if owner == B else "give-up")
@@ -522,10 +600,9 @@ def share_killed(w, where, pattern, owner):
         return
     # The source was told just before the share was killed, or not.
     either = where == "b.spice" and pattern is GRANTED
-    writer = w.moved(not lost and not either)
+    w.moved(not lost and not either)
     if either and any(d["state"] == "inactive" for d in w.a.drives().values()):
         w.writer.fails()
-        w.finish(writer.done)
         return
     if not lost and not either:
         return
@@ -579,13 +656,12 @@ def granted_late(w):
     old = w.b.kill()
     w.b.back(old)
     w.share.start(w.b)
-    writer = w.moved(False)
+    w.moved(False)
     w.share.end()
     w.share.start(w.a)
     until(lambda: [d for d in w.a.drives().values() if d["state"] == "inactive"],
           lambda: f"a is told: {w.told()}")
     w.writer.fails()
-    w.finish(writer.done)
     w.answered()
 
 
@@ -647,6 +723,7 @@ def main():
             w = World(events, **world)
             try:
                 fn(w, *args)
+                w.finish()
             except BaseException:
                 w.logs()
                 raise
@@ -663,6 +740,10 @@ def main():
     case("a held drive gets it", held_drive)
     case("over ssh", by_ssh)
     case("to a link with a password", by_invitation, ports=(5951, 5952))
+    case("a machine with its drive, by QMP", by_manager, write=False, args=("--cdrom",), insert=(),
+         fill=0x5a)
+    case("a machine whose CD both hosts reach, by QMP", by_hand, write=False, nbd=True,
+         insert=("--cdrom",), fill=0x5a)
     case("a plain NBD medium", plain, nbd=True)
     case("a plain NBD medium, cancelled", plain_cancelled, nbd=True)
     case("a plain NBD medium, undecided: a", plain_undecided, A, nbd=True)

@@ -94,7 +94,8 @@ class Half(threading.Thread):
                 data = self.src.recv(65536)
                 if not data:
                     break
-                self.proxy.look(self, data)
+                if self.proxy:
+                    self.proxy.look(self, data)
                 self.dst.sendall(data)
         except OSError:
             pass
@@ -178,6 +179,23 @@ class Proxy:
 
 # ---- a host
 
+def qmp(run, command, **args):
+    """One command to the spicebdd of that run directory; its answer."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(LIMIT)
+        s.connect(f"{run}/control.sock")
+        f = s.makefile("rw")
+        f.readline()
+        for c, a in (("qmp_capabilities", {}), (command, args)):
+            f.write(json.dumps({"execute": c, "arguments": a}) + "\n")
+            f.flush()
+            while True:
+                answer = json.loads(f.readline())
+                if "event" not in answer:
+                    break
+        return answer
+
+
 class Host:
     def __init__(self, work, name, first, last, port=None, wait=None):
         self.name, self.run, self.port = name, f"{work}/{name}", port
@@ -187,8 +205,9 @@ class Host:
         if wait:
             self.env["SPICEBD_MIGRATE_WAIT"] = str(wait)
         self.log = open(f"{work}/{name}.log", "w+")
-        self.supervisor = subprocess.Popen(["spicebd-supervisor"], env=self.env, stdin=subprocess.DEVNULL,
-                                           stdout=self.log, stderr=self.log)
+        self.supervisor = subprocess.Popen(["spicebd-supervisor"], env=self.env,
+                                           stdin=subprocess.DEVNULL, stdout=self.log,
+                                           stderr=self.log)
         until(lambda: os.path.exists(f"{self.run}/migrate.sock"), f"{name}: spicebdd listens")
         if port:
             self.password = f"{self.run}/password"
@@ -210,19 +229,7 @@ class Host:
         return p
 
     def qmp(self, command, **args):
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(LIMIT)
-            s.connect(f"{self.run}/control.sock")
-            f = s.makefile("rw")
-            f.readline()
-            for c, a in (("qmp_capabilities", {}), (command, args)):
-                f.write(json.dumps({"execute": c, "arguments": a}) + "\n")
-                f.flush()
-                while True:
-                    answer = json.loads(f.readline())
-                    if "event" not in answer:
-                        break
-            return answer
+        return qmp(self.run, command, **args)
 
     def pid(self):
         for p in os.listdir("/proc"):
@@ -289,21 +296,24 @@ class Share:
         os.makedirs(self.bin, exist_ok=True)
         real = shutil.which("nbdkit")
         with open(f"{self.bin}/nbdkit", "w", encoding="utf8") as f:
-            f.write("#!/bin/sh\nlast=\nfor a; do case $a in --filter=exportname) set -- \"$@\" --filter=log;; "
-                    "esac; set -- \"$@\" \"$a\"; shift; done\n"
+            f.write("#!/bin/sh\nlast=\nfor a; do case $a in --filter=exportname) "
+                    "set -- \"$@\" --filter=log;; esac; set -- \"$@\" \"$a\"; shift; done\n"
                     f"exec {real} \"$@\" logfile={work}/nbd.$$\n")
         os.chmod(f"{self.bin}/nbdkit", 0o755)
 
     def start(self, host):
-        where = ["--uri", f"spice+unix://{host.spice.path}"]
-        if host.port:
-            where = ["--uri", f"spice://127.0.0.1:{host.port}", "--password-file", host.password]
+        if not host.port:
+            where = ["--uri", f"spice+unix://{host.spice.path}"]
+        else:
+            where = ["--uri", f"spice://{getattr(host, 'address', '127.0.0.1')}:{host.port}",
+                     "--password-file", host.password]
         self.log = f"{self.work}/share.log"
         with open(self.log, "a", encoding="utf8") as log:
             self.p = subprocess.Popen(
-                ["spicebd-share", *where, "--wait", "--debug", "--json", *self.args, *self.files], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env=dict(os.environ, PATH=f"{self.bin}:{os.environ['PATH']}",
-                                     XDG_STATE_HOME=self.state))
+                ["spicebd-share", *where, "--wait", "--debug", "--json", *self.args, *self.files],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=dict(os.environ, PATH=f"{self.bin}:{os.environ['PATH']}",
+                         XDG_STATE_HOME=self.state))
 
     def kill(self):
         self.p.kill()
@@ -323,39 +333,100 @@ class Share:
                 re.findall(r"drive (\d+): nbdkit (\d+) serves", self.text())}
 
     def writes(self):
-        """(time, drive, offset, bytes) of every write that a server was asked for, in order."""
+        """(begin, end, drive) of every write that a server was asked for, in order. One that
+        its server did not live to answer has no end."""
         pids, found = self.pids(), []
         for name in os.listdir(self.work):
-            if not name.startswith("nbd."):
-                continue
-            with open(f"{self.work}/{name}", encoding="utf8") as f:
-                for line in f:
-                    m = re.match(r"(\S+ \S+) .*\bWrite id=\d+ offset=(0x[0-9a-f]+) "
-                                 r"count=(0x[0-9a-f]+)", line)
-                    if m:
-                        found.append((m[1], pids[int(name[4:])], int(m[2], 16), int(m[3], 16)))
+            if name.startswith("nbd."):
+                found += [(*w, pids[int(name[4:])]) for w in logged(f"{self.work}/{name}")]
         return sorted(found)
+
+    def writers(self):
+        """(begin, end, host) of every write; a host's drives tell which it is."""
+        return [(b, e, "b" if d >= 16 else "a") for b, e, d in self.writes()]
+
+
+def logged(path):
+    """(begin, end) of the writes in the log of an nbdkit."""
+    begun, done = {}, []
+    with open(path, encoding="utf8") as f:
+        for line in f:
+            m = re.match(r"(\S+ \S+) .*?connection=(\d+) (\.\.\.)?Write id=(\d+) ", line)
+            if not m:
+                continue
+            when, key = m[1], (m[2], m[4])
+            if not m[3]:
+                begun[key] = when
+            else:
+                done.append((begun.pop(key), when))
+    return done + [(b, "") for b in begun.values()]
 
 
 class Server:
-    """In the share's place, a plain NBD server that both hosts reach; it writes down who
-    wrote, too: by connection."""
+    """In the share's place, a plain NBD server that both hosts reach. Behind its socket each
+    host has an nbdkit of its own on the one file, which writes down what that host writes."""
 
     def __init__(self, work, path):
-        self.socket, self.log = f"{work}/nbd.sock", f"{work}/server.log"
-        self.p = subprocess.Popen(["nbdkit", "-f", "-U", self.socket, "--filter=log", "file", path,
-                                   f"logfile={self.log}"], stdin=subprocess.DEVNULL)
-        until(lambda: os.path.exists(self.socket), "nbdkit listens")
+        self.socket, self.work, self.p = f"{work}/nbd.sock", work, {}
+        for host in "ab":
+            self.p[host] = subprocess.Popen(
+                ["nbdkit", "-f", "-U", f"{self.socket}.{host}", "--filter=log", "file", path,
+                 f"logfile={work}/server.{host}"], stdin=subprocess.DEVNULL)
+        until(lambda: all(os.path.exists(f"{self.socket}.{h}") for h in "ab"), "nbdkit listens")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.socket)
+        self.listener.listen(32)
+        threading.Thread(target=self.accept, daemon=True).start()
         self.uri = f"nbd+unix:///?socket={self.socket}"
 
-    def connections(self):
-        """Of every write, in order."""
-        with open(self.log, encoding="utf8") as f:
-            return [int(c) for c in re.findall(r"connection=(\d+) Write id", f.read())]
+    @staticmethod
+    def host_of(sock):
+        """Whose run directory the one who has connected works in."""
+        pid = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        with open(f"/proc/{pid}/environ", "rb") as f:
+            found = re.search(rb"(?:^|\0)SPICEBD_RUN_DIR=[^\0]*/([ab])(?:\0|$)", f.read())
+        return found[1].decode()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            try:
+                server.connect(f"{self.socket}.{self.host_of(client)}")
+            except (OSError, TypeError) as e:	# the connection is refused, and told of
+                print(f"# the server refuses somebody: {e}", flush=True)
+                client.close()
+                server.close()
+                continue
+            Half(None, client, server)
+            Half(None, server, client)
+
+    def writers(self):
+        """As Share's."""
+        return sorted((*w, h) for h in "ab" for w in logged(f"{self.work}/server.{h}"))
 
     def end(self):
-        self.p.kill()		# it waits for its clients else
-        self.p.wait(LIMIT)
+        self.listener.shutdown(socket.SHUT_RDWR)
+        for p in self.p.values():
+            p.kill()		# it waits for its clients else
+            p.wait(LIMIT)
+
+
+def turns(writers):
+    """Who wrote, by turns. A turn that begins before each write of the one before was
+    answered is not one."""
+    found, latest = [], ""
+    for begin, end, host in writers:
+        if not found or found[-1] != host:
+            if begin < latest:
+                raise AssertionError(f"{host} writes at {begin}, and the one before it until "
+                                     f"{latest}")
+            found.append(host)
+        latest = max(latest, end)
+    return found
 
 
 # ---- somebody who uses a drive
@@ -388,7 +459,8 @@ class Writer(threading.Thread):
     def some(self, count=5):
         """So many more are acknowledged."""
         want = self.n + count
-        until(lambda: self.n >= want or self.error, lambda: f"{self.tag} writes: {self.n}, {self.error}")
+        until(lambda: self.n >= want or self.error,
+              lambda: f"{self.tag} writes: {self.n}, {self.error}")
         if self.error:
             raise AssertionError(f"{self.tag}: the write failed: {os.strerror(self.error)}")
 
@@ -402,7 +474,30 @@ class Writer(threading.Thread):
         self.join(LIMIT)
         if self.is_alive():
             raise AssertionError(f"a write of {self.tag} does not end")
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+class Uevents(threading.Thread):
+    """Media changes that the kernel told of: device names, one each."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
+        self.s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self.s.bind((0, 1))
+        self.seen = []
+        self.start()
+
+    def run(self):
+        while True:
+            words = self.s.recv(65536).split(b"\0")
+            if b"DISK_MEDIA_CHANGE=1" in words:
+                self.seen += [w[8:].decode() for w in words if w.startswith(b"DEVNAME=")]
+
+    def count(self, device, begin=0):
+        return self.seen[begin:].count(os.path.basename(device))
 
 
 def all_there(path, done):
