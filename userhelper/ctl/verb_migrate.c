@@ -18,7 +18,7 @@
 #include "sock.h"
 
 #define ASK_MS		10000
-#define MIGRATE_MS	180000	/* spicebdd's own limits are shorter */
+#define MIGRATE_MS	240000	/* spicebdd's own limits are shorter */
 
 /**
  * struct migrate_args - the command line

@@ -16,6 +16,7 @@
 
 #define MIGRATE_VERSION		1
 #define MIGRATE_HOLDER		"migration"
+#define MIGRATE_SETUP_MS	60000	/* for the first answer: an ssh may still log in */
 #define MIGRATE_TALK_MS		30000	/* for the other side to answer */
 #define MIGRATE_MOVE_MS		45000	/* for the share to reach the other host */
 #define MIGRATE_FREEZE_S	30

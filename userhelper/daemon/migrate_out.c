@@ -625,7 +625,7 @@ void migrate_out_start(struct cmd *c, struct drive *d, int fd)
 	}
 	d->blockers |= BLOCK_MIGRATE;
 	m->c = c;
-	m->deadline = now_ms() + MIGRATE_TALK_MS;
+	m->deadline = now_ms() + MIGRATE_SETUP_MS;
 	m->s = migstream_new(fd, &ops, m);
 	say_prepare(m, c);
 }
