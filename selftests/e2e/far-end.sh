@@ -85,7 +85,7 @@ equal "it is the same medium" "$(status 1 .generation)" "$generation"
 end_server "$pid"
 check "lost again" await 20 is 1 .state reconnecting
 exec 7</dev/spicebd1
-serve ro -r file "$work/b.img"
+serve ro -r file "$work/b.img" 7<&-	# the server is not to have the drive open
 check "another one comes instead: the medium is ejected" await 30 is 1 .medium null
 check "and the reason is told" sh -c 'spicebdctl status 1 --json | jq -e ".reason | test(\"another\")"'
 equal "who has the old one open reads nothing" "$(dd bs=4k count=1 status=none <&7 2>/dev/null | wc -c)" 0
