@@ -21,10 +21,13 @@ INSTALL ?= install
 
 bin_programs := spicebdctl spicebd-share
 sbin_programs := spicebdd spicebd-link spicebd-nbdkit spicebd-export spicebd-supervisor \
-	spicebd-mount spicebd-tls
+	spicebd-mount spicebd-tls spicebd-web
 objects := nbdkit-spicebd-plugin.so spicebd-memlock.so
 # Beside the programs' directory, where they look for them.
 plugindir := $(prefix)/lib/spicebd
+# Likewise, for the browser: as it is in the tree.
+pagedir := $(prefix)/share/spicebd/web
+page := $(notdir $(wildcard $(here)/web/page/*))
 units := $(notdir $(wildcard $(here)/systemd/*.socket))
 units_in := $(notdir $(basename $(wildcard $(here)/systemd/*.service.in)))
 rules := $(notdir $(wildcard $(here)/udev/*.rules))
@@ -36,7 +39,7 @@ page_path = $(mandir)/man$(subst .,,$(suffix $(1)))/$(1)
 conf := $(sysconfdir)/spicebd/automount.conf
 
 installed := $(addprefix $(bindir)/,$(bin_programs)) $(addprefix $(sbindir)/,$(sbin_programs)) \
-	$(addprefix $(plugindir)/,$(objects)) \
+	$(addprefix $(plugindir)/,$(objects)) $(addprefix $(pagedir)/,$(page)) \
 	$(addprefix $(unitdir)/,$(units) $(units_in)) $(addprefix $(udevdir)/,$(rules) $(rules_in)) \
 	$(sysusersdir)/spicebd.conf $(tmpfilesdir)/spicebd.conf \
 	$(completionsdir)/spicebdctl $(foreach p,$(pages),$(call page_path,$(p)))
@@ -50,10 +53,12 @@ install-programs:
 	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(bin_programs)) $(DESTDIR)$(bindir)
 	$(INSTALL) -m 755 $(addprefix $(O)/bin/,$(sbin_programs)) $(DESTDIR)$(sbindir)
 	$(INSTALL) -m 644 $(addprefix $(O)/bin/,$(objects)) $(DESTDIR)$(plugindir)
+	$(INSTALL) -d $(DESTDIR)$(pagedir)
+	$(INSTALL) -m 644 $(addprefix $(here)/web/page/,$(page)) $(DESTDIR)$(pagedir)
 
 install-units:
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(unitdir) $(udevdir) $(sysusersdir) $(tmpfilesdir))
-	$(INSTALL) -d $(DESTDIR)$(sysconfdir)/spicebd/links.d
+	$(INSTALL) -d $(DESTDIR)$(sysconfdir)/spicebd/links.d $(DESTDIR)$(sysconfdir)/spicebd/web.d
 	$(INSTALL) -m 644 $(addprefix $(here)/systemd/,$(units)) $(DESTDIR)$(unitdir)
 	for u in $(units_in); do \
 		sed 's|@sbindir@|$(sbindir)|g' $(here)/systemd/$$u.in >$(DESTDIR)$(unitdir)/$$u && \
@@ -96,5 +101,6 @@ uninstall:
 	fi
 	rm -f $(addprefix $(DESTDIR),$(installed))
 	! cmp -s $(here)/mount/automount.conf $(DESTDIR)$(conf) || rm -f $(DESTDIR)$(conf)
-	@rmdir $(DESTDIR)$(plugindir) 2>/dev/null || :
-	@rmdir $(DESTDIR)$(sysconfdir)/spicebd/links.d $(DESTDIR)$(sysconfdir)/spicebd 2>/dev/null || :
+	@rmdir $(DESTDIR)$(plugindir) $(DESTDIR)$(pagedir) $(dir $(DESTDIR)$(pagedir)) 2>/dev/null || :
+	@rmdir $(DESTDIR)$(sysconfdir)/spicebd/links.d $(DESTDIR)$(sysconfdir)/spicebd/web.d \
+		$(DESTDIR)$(sysconfdir)/spicebd 2>/dev/null || :

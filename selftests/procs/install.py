@@ -13,14 +13,14 @@ from procs import TOP, equal, ok, run
 
 PROGRAMS = {"bin": ["spicebdctl", "spicebd-share"],
             "sbin": ["spicebdd", "spicebd-link", "spicebd-nbdkit", "spicebd-export", "spicebd-supervisor",
-                     "spicebd-mount", "spicebd-tls"],
+                     "spicebd-mount", "spicebd-tls", "spicebd-web"],
             "lib/spicebd": ["nbdkit-spicebd-plugin.so", "spicebd-memlock.so"]}
 UNITS = ["spicebd-export.socket", "spicebd-export@.service", "spicebd-link@.service",
          "spicebd-mount@.service", "spicebd-nbdkit.socket", "spicebd-nbdkit@.service",
-         "spicebd-tls@.service", "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
+         "spicebd-tls@.service", "spicebd-web@.service", "spicebdd-status.socket", "spicebdd.service", "spicebdd.socket"]
 PAGES = ["man1/spicebd-share.1", "man4/spicebd.4", "man5/spicebd.conf.5", "man8/spicebd-export.8",
          "man8/spicebd-link.8", "man8/spicebd-mount.8", "man8/spicebd-nbdkit.8",
-         "man8/spicebd-supervisor.8", "man8/spicebd-tls.8", "man8/spicebdctl.8", "man8/spicebdd.8"]
+         "man8/spicebd-supervisor.8", "man8/spicebd-tls.8", "man8/spicebd-web.8", "man8/spicebdctl.8", "man8/spicebdd.8"]
 NEEDED = ["sysinit.target", "basic.target", "sockets.target", "network.target", "shutdown.target",
           "local-fs-pre.target", "local-fs.target", "umount.target",
           "multi-user.target", "systemd-tmpfiles-setup.service", "systemd-modules-load.service"]
@@ -58,6 +58,7 @@ def test():
              "usr/lib/sysusers.d/spicebd.conf", "usr/lib/tmpfiles.d/spicebd.conf",
              "etc/spicebd/automount.conf", "usr/share/bash-completion/completions/spicebdctl"]
     want += [f"usr/share/man/{p}" for p in PAGES]
+    want += [f"usr/share/spicebd/web/{f}" for f in os.listdir(f"{TOP}/userhelper/web/page")]
     equal(got, sorted(want), "what is installed")
     ok(os.path.isdir(f"{dest}/etc/spicebd/links.d"), "/etc/spicebd/links.d is there")
     units = f"{dest}/usr/lib/systemd/system"

@@ -80,7 +80,8 @@ def verbs():
 def programs():
     for name, source in (("spicebd-share.1", "share/main.c"), ("spicebdd.8", "daemon/main.c"),
                          ("spicebd-link.8", "link/main.c"), ("spicebd-supervisor.8", "supervisor/main.c"),
-                         ("spicebd-mount.8", "mount/main.c"), ("spicebd-tls.8", "tls/main.c")):
+                         ("spicebd-mount.8", "mount/main.c"), ("spicebd-tls.8", "tls/main.c"),
+                         ("spicebd-web.8", "web/main.c")):
         prog = f"{BIN}/{name[:-2]}"
         told = documented(page(name).split("COMMANDS\n")[0])
         synopsis = set(IN_HELP.findall(page(name)))
@@ -129,7 +130,8 @@ def rendered():
     ok(r.returncode == 0 and not r.stderr, "rst2man makes them without a warning", r)
     pages = sorted(os.listdir(f"{procs.run_dir}/man"))
     equal(pages, ["spicebd-export.8", "spicebd-link.8", "spicebd-mount.8", "spicebd-nbdkit.8",
-                  "spicebd-share.1", "spicebd-supervisor.8", "spicebd-tls.8", "spicebd.4",
+                  "spicebd-share.1", "spicebd-supervisor.8", "spicebd-tls.8", "spicebd-web.8",
+                  "spicebd.4",
                   "spicebd.conf.5", "spicebdctl.8", "spicebdd.8"], "the pages")
     for p in pages:
         r = subprocess.run(["man", "--warnings", "-l", f"{procs.run_dir}/man/{p}"],
@@ -181,4 +183,4 @@ def test():
 
 
 procs.main(test, "spicebdctl", "spicebdd", "spicebd-link", "spicebd-share", "spicebd-mount",
-           "spicebd-supervisor", "spicebd-tls")
+           "spicebd-supervisor", "spicebd-tls", "spicebd-web")
