@@ -1,0 +1,314 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""The page's modules in node, against a real spicebd-link: they connect, offer, serve
+what libnbd asks for, survive what no client asks for, give back and come back."""
+# timeout: 300
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "link"))
+import linktest as t  # noqa: E402  pylint: disable=wrong-import-position
+import nbd  # noqa: E402  pylint: disable=wrong-import-position
+import socket  # noqa: E402  pylint: disable=wrong-import-position
+import threading  # noqa: E402  pylint: disable=wrong-import-position
+import xxhash  # noqa: E402  pylint: disable=wrong-import-position
+
+SIZE = (24 << 20) + 1000
+LIMIT = 60
+
+
+def page_copy(directory):
+    """As node wants modules: it has to be told that they are."""
+    page = f"{directory}/page"
+    shutil.copytree(os.path.join(t.TOP, "userhelper/web/page"), page)
+    with open(f"{page}/package.json", "w", encoding="ascii") as f:
+        f.write('{"type": "module"}')
+    return page
+
+
+class Tab:
+    def __init__(self, page, link):
+        self.p = subprocess.Popen(["node", f"{HERE}/tab.mjs", page, link.uri.split("//")[1]],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seen = []
+        self.cond = threading.Condition()
+        threading.Thread(target=self._hear, daemon=True).start()
+        self.wait("ready")
+
+    def _hear(self):
+        for line in self.p.stdout:
+            with self.cond:
+                self.seen.append(json.loads(line))
+                self.cond.notify()
+
+    def wait(self, event, **match):
+        """The next one that is so; what was before it is forgotten."""
+        found = []
+
+        def there():
+            while self.seen and not found:
+                e = self.seen.pop(0)
+                if e["event"] == event and all(
+                        v(e.get(k)) if callable(v) else e.get(k) == v for k, v in match.items()):
+                    found.append(e)
+            return found
+        with self.cond:
+            if not self.cond.wait_for(there, LIMIT):
+                raise t.Timeout(f"no {event} {match}")
+        return found[0]
+
+    def do(self, *words):
+        self.p.stdin.write(" ".join(words) + "\n")
+        self.p.stdin.flush()
+
+    def end(self):
+        self.p.kill()
+        self.p.wait(LIMIT)
+
+
+def offered(d):
+    m = d.expect(t.OFFER, timeout=LIMIT)
+    return m.offer, m.offer_fields()
+
+
+def reads(d, offer, want, what):
+    h = t.nbd_on(d.open(0, offer).fd)
+    t.ok(h.get_size() == SIZE and h.is_read_only() and h.can_multi_conn(), f"{what}: libnbd's view of it")
+    got = b"".join(bytes(h.pread(min(1 << 20, SIZE - at), at)) for at in range(0, SIZE, 1 << 20))
+    t.ok(hashlib.sha256(got).digest() == hashlib.sha256(want).digest(), f"{what}: all of it is equal")
+    return h
+
+
+def many_at_once(d, offer, want):
+    """32 requests in flight on each of 4 streams, of all sizes and places."""
+    hs = [t.nbd_on(d.open(0, offer, tag=n).fd) for n in range(2, 6)]
+    bad, rnd = 0, __import__("random").Random(3)
+    for _ in range(6):
+        pending = []
+        for h in hs:
+            for _ in range(32):
+                n = rnd.choice((1, 512, 4096, 65536, 300000))
+                at = rnd.randrange(0, SIZE - n)
+                buf = nbd.Buffer(n)
+                pending.append((h, h.aio_pread(buf, at), buf, at, n))
+        for h, cookie, buf, at, n in pending:
+            while not h.aio_command_completed(cookie):
+                h.poll(1000)
+            bad += bytes(buf.to_bytearray()) != want[at:at + n]
+    t.ok(bad == 0, "128 reads at once on 4 streams, six times: each has its own bytes")
+    for h in hs:
+        h.shutdown()
+
+
+OPTS, REQ = 0x49484156454F5054, 0x25609513
+
+
+class Raw:
+    """NBD by hand."""
+
+    def __init__(self, d, offer, tag, go=True):
+        self.s = socket.socket(fileno=d.open(0, offer, tag=tag).fd)
+        self.s.settimeout(LIMIT)
+        self.exactly(18)
+        self.s.sendall(struct.pack(">I", 3))
+        if go:
+            self.s.sendall(struct.pack(">QII", OPTS, 1, 0))
+            self.exactly(10)
+
+    def exactly(self, n):
+        got = b""
+        while len(got) < n:
+            data = self.s.recv(n - len(got))
+            if not data:
+                raise EOFError
+            got += data
+        return got
+
+    def ask(self, kind, offset, length, flags=0, payload=b"", magic=REQ):
+        self.s.sendall(struct.pack(">IHHQQI", magic, flags, kind, 7, offset, length) + payload)
+
+    def error(self):
+        return struct.unpack(">IIQ", self.exactly(16))[1]
+
+    def ended(self):
+        try:
+            while self.s.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+        return True
+
+
+def hostile(d, offer):
+    r = Raw(d, offer, 20)
+    for what, args, want in (
+            ("a read of nothing", (0, 0, 0), 22), ("past the end", (0, SIZE, 1), 22),
+            ("across the end", (0, SIZE - 1, 2), 22), ("at 2^64 - 1", (0, 2**64 - 1, 4096), 22),
+            ("of 32 MiB and one", (0, 0, (32 << 20) + 1), 22),
+            ("of 4 GiB", (0, 0, 2**32 - 1), 22), ("with unknown flags", (0, 0, 512, 0x8000), 22),
+            ("a write", (1, 0, 4096, 0, bytes(4096)), 1), ("a trim", (4, 0, 4096), 1),
+            ("zeroes", (6, 0, 4096), 1), ("an unknown command", (99, 0, 0), 22),
+            ("a flush", (3, 0, 0), 0)):
+        r.ask(*args)
+        t.ok(r.error() == want, f"{what}: answered by {want}")
+    r.ask(0, 0, 512)
+    t.ok(r.error() == 0 and len(r.exactly(512)) == 512, "and it goes on serving")
+    r.ask(0, 0, 1, magic=1)
+    t.ok(r.ended(), "no request at all: the stream ends")
+    r = Raw(d, offer, 21)
+    r.ask(1, 0, 2**32 - 1)
+    t.ok(r.ended(), "a write of 4 GiB: it ends")
+    r = Raw(d, offer, 22, go=False)
+    r.s.sendall(struct.pack(">QII", OPTS, 7, 2**32 - 1))
+    t.ok(r.ended(), "an option of 4 GiB: it ends")
+    r = Raw(d, offer, 23, go=False)
+    r.s.sendall(struct.pack(">QII", OPTS, 7, 8) + struct.pack(">IHH", 2**31, 0, 0))
+    t.ok(struct.unpack(">QIII", r.exactly(20))[2] == 0x80000003, "an option that contradicts itself")
+    r.s.sendall(struct.pack(">QII", OPTS, 200, 0))
+    t.ok(struct.unpack(">QIII", r.exactly(20))[2] == 0x80000001, "an unknown option")
+    r.s.sendall(struct.pack(">QII", OPTS, 200, 0) * 64)
+    t.ok(r.ended(), "options without an end: it ends")
+    t.ok(d.nothing(t.PORT_DOWN, seconds=0.2), "the session has seen nothing of it")
+
+
+def slow_reader(d, tab, offer):
+    """Who asks for much and takes nothing: the tab does not read on."""
+    r = Raw(d, offer, 30)
+    tab.do("served")
+    before = tab.wait("served")["bytes"]
+    for _ in range(200):
+        r.ask(0, 0, 16 << 20)
+    other = t.nbd_on(d.open(0, offer, tag=31).fd)
+    t.ok(len(other.pread(4096, 0)) == 4096, "another stream is served meanwhile")
+    tab.do("served")
+    got = tab.wait("served")
+    t.ok(got["bytes"] - before < 48 << 20, f"of 3200 MiB asked for {(got['bytes'] - before) >> 20} were read")
+    r.s.close()
+
+
+def ejects(d, tab, offer):
+    d.send(t.NOTICE, 0, offer, flags=1)
+    tab.wait("changed", inserted=True)
+    t.ok(True, "the tab hears that a drive has it")
+    d.send(t.NOTICE, 0, offer, flags=3)
+    tab.wait("changed", locked=True)
+    tab.do("eject")
+    m = d.expect(t.EJECT_REQUEST)
+    t.ok(m.offer == offer and m.flags == 0, "it asks for it back, without force")
+    d.send(t.NOTICE, 0, offer, flags=5)
+    tab.wait("error", text=lambda s: "not ejected" in s)
+    t.ok(True, "and hears that it is in use")
+    tab.do("eject")
+    d.expect(t.EJECT_REQUEST)
+    d.send(t.NOTICE, 0, offer, flags=2)
+    tab.wait("changed", inserted=False, asked=False)
+    t.ok(True, "and that it was given back")
+
+
+def comes_back(link, d, tab, offer, fields, want):
+    d.send(t.RESET_PORT, 0)
+    d.expect(t.PORT_DOWN)
+    o, again = offered(d)
+    t.ok(again == fields, "a new session: the same medium, and the same server of it")
+    d.expect(t.OFFERS_END)
+    tab.do("cut")
+    d.expect(t.PORT_DOWN)
+    tab.wait("changed", state="lost")
+    o, again = offered(d)
+    t.ok(again == fields, "the connections are cut: it comes back by the secret, with the same medium")
+    d.expect(t.OFFERS_END)
+    reads(d, o, want, "after that")
+    return o
+
+
+def changes(d, tab, directory, offer):
+    d.send(t.NOTICE, 0, offer, flags=1)
+    tab.wait("changed", inserted=True)
+    with open(f"{directory}/other.img", "wb") as f:
+        f.write(os.urandom(5000))
+    tab.do("share", f"{directory}/other.img")
+    o, fields = offered(d)
+    m = d.expect(t.EJECT_REQUEST)
+    t.ok(fields["name"] == "other.img" and m.offer == offer and m.flags == 2 and
+         struct.unpack_from("=I", m.u)[0] == o, "another file: the drive is asked to change")
+    d.send(t.NOTICE, 0, offer, flags=2)
+    d.send(t.NOTICE, 0, o, flags=1)
+    t.ok(d.expect(t.WITHDRAW).offer == offer, "and the old one is offered no more")
+    tab.wait("changed", medium="other.img", inserted=True)
+    tab.do("stop")
+    m = d.expect(t.PORT_DOWN)
+    t.ok(m.flags == 1, "a tab that is closed says so: nobody waits for it")
+
+
+def refused(page, directory):
+    with t.Link(password="right") as link:
+        d = link.daemon()
+        d.send(t.ADD_PORT, 0)
+        tab = Tab(page, link)
+        tab.do("start", "wrong")
+        tab.wait("error", text=lambda s: "password is wrong" in s)
+        t.ok(True, "a wrong password is told")
+        tab.do("start", "right")
+        tab.wait("changed", state="on")
+        t.ok(True, "the right one opens then")
+        other = Tab(page, link)
+        other.do("start", "right")
+        other.wait("error", text=lambda s: s.startswith("Not connected"))
+        t.ok(True, "a second tab is refused")
+        other.end()
+        open(f"{directory}/empty", "wb").close()
+        tab.do("share", f"{directory}/empty")
+        tab.wait("error", text=lambda s: "is empty" in s)
+        t.ok(True, "an empty file is refused")
+        tab.end()
+
+
+def checksums(page):
+    out = subprocess.run(["node", f"{HERE}/tab.mjs", page, "xxh64"], capture_output=True,
+                         text=True, timeout=LIMIT, check=True).stdout
+    got = [json.loads(line) for line in out.splitlines()]
+    want = [[n, f"{xxhash.xxh64_intdigest(bytes((i * 131 + 7) & 255 for i in range(n)), seed=0x89abcdef01234567):016x}"]
+            for n, _ in got]
+    t.ok(len(got) == 16 and got == want, "checks of frames are XXH64's")
+
+
+def main():
+    directory = tempfile.mkdtemp(prefix="spicebd-tab.")
+    try:
+        page = page_copy(directory)
+        checksums(page)
+        want = os.urandom(SIZE)
+        with open(f"{directory}/a disc.iso", "wb") as f:
+            f.write(want)
+        with t.Link(password="pass word") as link:
+            d = link.daemon()
+            d.send(t.ADD_PORT, 0)
+            tab = Tab(page, link)
+            tab.do("share", f"{directory}/a disc.iso")
+            tab.do("start", "pass word")
+            o, fields = offered(d)
+            t.ok(fields["name"] == "a disc.iso" and fields["size"] == SIZE and
+                 fields["flags"] == 7 and fields["kind"] == 2, "the file is offered")
+            d.expect(t.OFFERS_END)
+            h = reads(d, o, want, "at first")
+            many_at_once(d, o, want)
+            hostile(d, o)
+            slow_reader(d, tab, o)
+            h.shutdown()
+            ejects(d, tab, o)
+            o = comes_back(link, d, tab, o, fields, want)
+            changes(d, tab, directory, o)
+            tab.end()
+        refused(page, directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+t.run(main)
