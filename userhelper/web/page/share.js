@@ -22,6 +22,7 @@ export class Share {
 		this.coming = null;		// is to take its place
 		this.inserted = this.locked = false;
 		this.drive = null;
+		this.chosen = false;	// by the person, or by a drive that has it
 		this.state = "off";		// connecting, on, lost
 		this.secret = this.password = null;
 		this.asked = null;
@@ -105,9 +106,11 @@ export class Share {
 		});
 
 		this.sessions.set(port.drive, session);
-		this.drive ??= port.drive;
 		if (this.medium && port.drive === this.drive)
 			session.media = [this.medium];
+		// The first one, whichever is there first, until the person has a say.
+		if (this.drive === null || (!this.chosen && port.drive < this.drive))
+			this.move(port.drive);
 		this.hooks.changed();
 	}
 
@@ -138,16 +141,23 @@ export class Share {
 	// ---- media
 
 	choose(drive) {
+		if (this.inserted)
+			return;
+		this.chosen = true;
+		this.move(drive);
+		this.hooks.changed();
+	}
+
+	move(drive) {
 		const m = this.medium;
 
-		if (this.inserted || drive === this.drive)
+		if (drive === this.drive)
 			return;
 		if (m)
 			this.session()?.withdraw(m);
 		this.drive = drive;
 		if (m)
 			this.session()?.add(m);
-		this.hooks.changed();
 	}
 
 	async share(file) {
@@ -249,7 +259,7 @@ export class Share {
 			this.session()?.withdraw(old);
 			this.answer(true, "");
 		}
-		this.inserted = true;
+		this.inserted = this.chosen = true;
 		if (!again)
 			this.hooks.tell(`Drive ${this.drive} has ${m.name}.`, false);
 	}
