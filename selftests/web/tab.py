@@ -107,6 +107,134 @@ def many_at_once(d, offer, want):
         h.shutdown()
 
 
+def told_by_nbdinfo(d, offer, directory):
+    """Through a socket of ours, as a link gives no address of a stream's."""
+    path = f"{directory}/nbd.sock"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen(4)
+    listening.settimeout(LIMIT)
+
+    def pump(a, b):
+        try:
+            while data := a.recv(65536):
+                b.sendall(data)
+            b.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def serve():
+        for n in range(40, 44):
+            try:
+                s, _ = listening.accept()
+            except OSError:
+                return
+            far = socket.socket(fileno=d.open(0, offer, tag=n).fd)
+            far.settimeout(LIMIT)
+            for pair in ((s, far), (far, s)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+    threading.Thread(target=serve, daemon=True).start()
+    r = subprocess.run(["nbdinfo", "--json", f"nbd+unix:///?socket={path}"], capture_output=True,
+                       text=True, timeout=LIMIT, check=False)
+    listening.close()
+    e = json.loads(r.stdout)["exports"][0] if r.returncode == 0 else {}
+    t.ok(e.get("export-size") == SIZE and e["is_read_only"] and e["can_multi_conn"] and
+         e["block_size_maximum"] == 32 << 20, f"nbdinfo's view of it {r.stderr}")
+
+
+class Lossy:
+    """A link's end of a port that may lose bytes, with checks; frame by frame."""
+    SECRET = bytes(range(32))
+
+    def __init__(self, page, path):
+        self.s, theirs = socket.socketpair()
+        self.s.settimeout(LIMIT)
+        self.p = subprocess.Popen(["node", f"{HERE}/tab.mjs", page, "port", str(theirs.fileno()), path],
+                                  pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL)
+        theirs.close()
+        self.seed = struct.unpack("<Q", self.SECRET[24:])[0]
+        self.epoch = 0
+
+    def pack(self, kind, payload, stream=0):
+        checked = kind != t.HELLO
+        head = t.HEADER.pack(b"SBDF", kind, int(checked), stream, len(payload) + 8 * checked,
+                             self.epoch, self.seq)
+        self.seq += 1
+        tail = struct.pack("<Q", xxhash.xxh64_intdigest(head + payload, seed=self.seed)) if checked else b""
+        return head + payload + tail
+
+    def send(self, *args, **kw):
+        self.s.sendall(self.pack(*args, **kw))
+
+    def hello(self, epoch, secret=SECRET):
+        self.epoch, self.seq = epoch, 0
+        self.send(t.HELLO, struct.pack("<HHIIIII", 1, 1, 3, epoch, 65536, 2000, 10000) + secret +
+                  b"B" * 16 + b"L" * 16 + bytes(8))
+
+    def exactly(self, n):
+        got = b""
+        while len(got) < n:
+            data = self.s.recv(n - len(got))
+            if not data:
+                raise EOFError
+            got += data
+        return got
+
+    def exactly_until_resync(self):
+        """What was under way, then zeros, then a RESYNC."""
+        buf, mark = b"", bytes(65536) + t.HEADER.pack(b"SBDF", t.RESYNC, 0, 0, 0, 0, 0)
+        while mark not in buf:
+            data = self.s.recv(65536)
+            if not data or len(buf) > 1 << 20:
+                return False
+            buf += data
+        return buf.endswith(mark)
+
+    def frame(self, *kinds):
+        """(kind, payload) of the next one of these; each has to be whole."""
+        while True:
+            head = self.exactly(24)
+            magic, kind, flags, _, length, _, _ = t.HEADER.unpack(head)
+            assert magic == b"SBDF", head
+            payload = self.exactly(length)
+            if kind not in (t.HELLO, t.RESYNC):
+                assert flags == 1
+                check = xxhash.xxh64_intdigest(head + payload[:-8], seed=self.seed)
+                assert struct.unpack("<Q", payload[-8:])[0] == check
+                payload = payload[:-8]
+            if kind in kinds:
+                return kind, payload
+
+
+def where_bytes_are_lost(page, path, want):
+    lossy = Lossy(page, path)
+    lossy.hello(77)
+    _, h = lossy.frame(t.HELLO)
+    t.ok(struct.unpack_from("<I", h, 4)[0] & t.CAP_CHECKS, "a port that may lose bytes: it takes checks")
+    _, o = lossy.frame(t.F_OFFER)
+    lossy.send(t.F_OPEN, o[:4] + struct.pack("<I", 1 << 20), 1)
+    lossy.send(t.DATA, struct.pack(">I", 3) + struct.pack(">QII", OPTS, 1, 0) +
+               struct.pack(">IHHQQI", REQ, 0, 0, 7, 4096, 100000), 1)
+    got = b""
+    while len(got) < 18 + 10 + 16 + 100000:
+        got += lossy.frame(t.DATA)[1]
+    t.ok(got[44:] == want[4096:104096], "a read passes, each frame of it checked")
+    lossy.send(t.PING, bytes(8))
+    broken = bytearray(lossy.pack(t.PING, bytes(8)))
+    broken[26] ^= 1
+    lossy.s.sendall(broken)
+    rest = lossy.exactly_until_resync()
+    t.ok(rest, "a frame that was changed on the way: it asks for a new session, after 64 KiB of nothing")
+    lossy.hello(78, secret=bytes(32))
+    lossy.hello(79)
+    kind, h = lossy.frame(t.HELLO)
+    t.ok(struct.unpack_from("<I", h, 8)[0] == 79, "and passes over a hello with another secret")
+    _, again = lossy.frame(t.F_OFFER)
+    t.ok(again == o, "it is the same medium")
+    lossy.p.kill()
+    lossy.p.wait(LIMIT)
+
+
 OPTS, REQ = 0x49484156454F5054, 0x25609513
 
 
@@ -299,6 +427,7 @@ def main():
             d.expect(t.OFFERS_END)
             h = reads(d, o, want, "at first")
             many_at_once(d, o, want)
+            told_by_nbdinfo(d, o, directory)
             hostile(d, o)
             slow_reader(d, tab, o)
             h.shutdown()
@@ -307,6 +436,7 @@ def main():
             changes(d, tab, directory, o)
             tab.end()
         refused(page, directory)
+        where_bytes_are_lost(page, f"{directory}/a disc.iso", want)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

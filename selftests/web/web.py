@@ -6,7 +6,6 @@ import os
 import random
 import re
 import select
-import socket
 import subprocess
 import threading
 
@@ -300,6 +299,34 @@ def crowd(web, link):
     equal(web.ask()[0], 200, "and so is everybody then")
 
 
+class Lingerers:
+    """Who says nothing, and who says a header a byte at a time: neither may stay."""
+
+    def __init__(self, web):
+        self.idle, self.drip, self.half = web.connect(), web.connect(), web.connect(False)
+        threading.Thread(target=self.dripping, daemon=True).start()
+
+    def dripping(self):
+        try:
+            for c in "GET / HTTP/1.1\r\nX: " + "x" * 200:
+                self.drip.sendall(c.encode())
+                select.select([], [], [], 0.5)
+        except OSError:
+            pass
+
+    def check(self, what):
+        for name, s in (("who says nothing", self.idle), ("who says it slowly", self.drip),
+                        ("who begins nothing", self.half)):
+            try:
+                gone = b"HTTP/1.1 200" not in s.recv(100)
+            except ConnectionResetError:
+                gone = True
+            except TimeoutError:
+                gone = False
+            ok(gone, f"{what}: {name} is sent away")
+            s.close()
+
+
 def rights(web):
     with open(f"/proc/{web.p.pid}/status", encoding="ascii") as f:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in f)
@@ -352,6 +379,7 @@ def test():
     refused_options(tls)
     link = StubLink()
     web = Web(link.address)
+    slow = [(Lingerers(Web(link.address)), "http"), (Lingerers(Web(link.address, tls=tls)), "https")]
     ok(b"<html" in page(web), "it is a page")
     sources(web)
     wrong_requests(web)
@@ -364,6 +392,8 @@ def test():
     crowd(web, link)
     rights(web)
     over_tls(tls, link)
+    for who, what in slow:
+        who.check(what)
     web.p.terminate()
     equal(web.p.wait(LIMIT), 0, "it ends when it is told to")
 

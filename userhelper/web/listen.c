@@ -22,6 +22,7 @@
 
 struct conn {
 	GSocket *socket;
+	GSocketAddress *from;	/* leads back here */
 	bool upgraded;
 	long long deadline;
 	char who[INET6_ADDRSTRLEN + 10];
@@ -118,6 +119,8 @@ static void conn_over(gpointer data, GObject *where_it_was)
 	nr_conns--;
 	if (!c->upgraded)
 		nr_http--;
+	g_object_set_data(G_OBJECT(c->from), "conn", NULL);
+	g_object_unref(c->from);
 	g_object_unref(c->socket);
 	g_free(c);
 	watch();
@@ -172,6 +175,7 @@ static void take(GSocket *s)
 	nr_conns++;
 	nr_http++;
 	g_object_weak_ref(G_OBJECT(plain), conn_over, c);
+	c->from = g_object_ref(from);
 	g_object_set_data(G_OBJECT(from), "conn", c);
 	if (certificate)
 		stream = g_tls_server_connection_new(G_IO_STREAM(plain), certificate, &error);
