@@ -14,6 +14,7 @@
 #define EXPORT_NAME_MAX		4096	/* of NBD: names and descriptions */
 #define EXPORTS_MAX		64
 #define EXPORT_CLIENTS_MAX	128
+#define EXPORT_FDS_MAX		4	/* with a STREAM */
 
 enum export_family {
 	EXPORT_UNIX = 1,
@@ -43,7 +44,7 @@ enum export_cmd {
 	 */
 	EXPORT_CMD_ADD = 1,
 	EXPORT_CMD_DEL,			/* EBUSY with clients, unless _HARD */
-	EXPORT_CMD_STREAM,		/* answers EXPORT_EV_OPEN; descriptor, or error */
+	EXPORT_CMD_STREAM,		/* answers EXPORT_EV_OPEN; descriptors, or error */
 	/*
 	 * What is not added between the two ends. A spicebdd that takes over
 	 * says with them what there is.
@@ -56,6 +57,11 @@ enum export_cmd {
 #define EXPORT_CTL_WRITABLE	(1u << 0)	/* ADD */
 #define EXPORT_CTL_WRITETHROUGH	(1u << 1)	/* ADD: each write is flushed */
 #define EXPORT_CTL_HARD		(1u << 2)	/* DEL */
+/*
+ * ADD: with each stream come the scratch file, the map (snapmap.h) and the
+ * reading end of a pipe that is closed when spicebdd ends.
+ */
+#define EXPORT_CTL_SNAPSHOT	(1u << 3)
 
 /* From spicebdd. */
 struct export_ctl {

@@ -126,24 +126,29 @@ int sock_connect(const char *path, int type)
 	return fd;
 }
 
-ssize_t sock_send_fd(int sock, const void *data, size_t len, int fd)
+/* Room for as many as are ever looked for, so that a surplus is seen and closed. */
+union fd_room {
+	struct cmsghdr h;
+	char b[CMSG_SPACE(sizeof(int) * SOCK_FDS_MAX)];
+};
+
+ssize_t sock_send_fds(int sock, const void *data, size_t len, const int *fd, unsigned int nr)
 {
-	union {
-		struct cmsghdr h;
-		char b[CMSG_SPACE(sizeof(int))];
-	} c;
+	union fd_room c;
 	struct iovec iov = { .iov_base = (void *)data, .iov_len = len };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
 	ssize_t n;
 
-	if (fd >= 0) {
+	if (nr > SOCK_FDS_MAX)
+		return -EINVAL;
+	if (nr) {
 		memset(&c, 0, sizeof(c));
 		m.msg_control = c.b;
-		m.msg_controllen = sizeof(c.b);
+		m.msg_controllen = CMSG_SPACE(sizeof(int) * nr);
 		c.h.cmsg_level = SOL_SOCKET;
 		c.h.cmsg_type = SCM_RIGHTS;
-		c.h.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&c.h), &fd, sizeof(int));
+		c.h.cmsg_len = CMSG_LEN(sizeof(int) * nr);
+		memcpy(CMSG_DATA(&c.h), fd, sizeof(int) * nr);
 	}
 	do {
 		n = sendmsg(sock, &m, MSG_NOSIGNAL);
@@ -151,22 +156,25 @@ ssize_t sock_send_fd(int sock, const void *data, size_t len, int fd)
 	return n < 0 ? -errno : n;
 }
 
-ssize_t sock_recv_fd(int sock, void *data, size_t len, int *fd)
+ssize_t sock_send_fd(int sock, const void *data, size_t len, int fd)
 {
-	/* Room for more than one, so that a surplus is seen and closed. */
-	union {
-		struct cmsghdr h;
-		char b[CMSG_SPACE(sizeof(int) * 16)];
-	} c;
+	return sock_send_fds(sock, data, len, &fd, fd >= 0);
+}
+
+ssize_t sock_recv_fds(int sock, void *data, size_t len, int *fd, unsigned int max,
+		      unsigned int *nr)
+{
+	union fd_room c;
 	struct iovec iov = { .iov_base = data, .iov_len = len };
 	struct msghdr m = {
 		.msg_iov = &iov, .msg_iovlen = 1,
 		.msg_control = c.b, .msg_controllen = sizeof(c.b),
 	};
-	int got[16], n_got = 0;
+	int got[SOCK_FDS_MAX];
+	unsigned int n_got = 0;
 	ssize_t n;
 
-	*fd = -1;
+	*nr = 0;
 	do {
 		n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC);
 	} while (n < 0 && errno == EINTR);
@@ -178,19 +186,26 @@ ssize_t sock_recv_fd(int sock, void *data, size_t len, int *fd)
 		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
 			continue;
 		k = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (size_t i = 0; i < k && n_got < 16; i++)
+		for (size_t i = 0; i < k && n_got < SOCK_FDS_MAX; i++)
 			memcpy(&got[n_got++], CMSG_DATA(h) + i * sizeof(int), sizeof(int));
 	}
-	if (n_got == 1 && !(m.msg_flags & (MSG_CTRUNC | MSG_TRUNC))) {
-		*fd = got[0];
+	if (n_got <= max && !(m.msg_flags & (MSG_CTRUNC | MSG_TRUNC))) {
+		memcpy(fd, got, n_got * sizeof(int));
+		*nr = n_got;
 		return n;
 	}
-	for (int i = 0; i < n_got; i++)
+	for (unsigned int i = 0; i < n_got; i++)
 		close(got[i]);
-	if (m.msg_flags & MSG_TRUNC)
-		return -EMSGSIZE;
-	if (n_got || (m.msg_flags & MSG_CTRUNC))
-		return -EPROTO;
+	return m.msg_flags & MSG_TRUNC ? -EMSGSIZE : -EPROTO;
+}
+
+ssize_t sock_recv_fd(int sock, void *data, size_t len, int *fd)
+{
+	unsigned int nr;
+	ssize_t n = sock_recv_fds(sock, data, len, fd, 1, &nr);
+
+	if (!nr)
+		*fd = -1;
 	return n;
 }
 

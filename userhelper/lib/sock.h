@@ -63,6 +63,16 @@ ssize_t sock_send_fd(int sock, const void *data, size_t len, int fd);
 ssize_t sock_recv_fd(int sock, void *data, size_t len, int *fd);
 
 /**
+ * sock_send_fds(), sock_recv_fds() - the same with up to SOCK_FDS_MAX descriptors
+ * @fd: of the second, out: room for @max of them
+ * @n: out: how many came; more than @max: all are closed, -EPROTO
+ */
+#define SOCK_FDS_MAX 16
+ssize_t sock_send_fds(int sock, const void *data, size_t len, const int *fd, unsigned int n);
+ssize_t sock_recv_fds(int sock, void *data, size_t len, int *fd, unsigned int max,
+		      unsigned int *n);
+
+/**
  * listen_fd_named() - a socket passed by the starter (LISTEN_FDS protocol)
  * @name: as in LISTEN_FDNAMES
  * Return: descriptor (close-on-exec) or -1
