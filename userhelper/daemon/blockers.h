@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Which operation on a drive is refused because of which other, in one table. */
+/*
+ * Which operation on a drive is refused because of what, in one table. Nothing else
+ * in spicebdd says that a drive is busy; what only the kernel knows, whether it is
+ * open or locked, the kernel refuses.
+ */
 #ifndef SPICEBD_BLOCKERS_H
 #define SPICEBD_BLOCKERS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "derr.h"
 
@@ -18,6 +23,8 @@ enum operation {
 	OP_DELETE,
 	OP_FREEZE,
 	OP_MIGRATE,
+	OP_SNAPSHOT,
+	OPERATIONS
 };
 
 enum blocker {
@@ -28,6 +35,7 @@ enum blocker {
 	BLOCK_FREEZE	= 1 << 4,	/* it is frozen: not among drive.blockers, the kernel knows */
 	BLOCK_HELD	= 1 << 5,	/* ... by more than being made held */
 	BLOCK_MIGRATE	= 1 << 6,	/* it is being migrated, from here or to here */
+	BLOCK_SNAPSHOT	= 1 << 7,	/* it has a snapshot: snapshot.c knows */
 };
 
 /**
@@ -36,6 +44,24 @@ enum blocker {
  * Return: 0, or -EBUSY with the reason in @e
  */
 int blockers_check(const struct drive *d, enum operation op, bool force, struct derr *e);
+
+/**
+ * struct blocker_info - a reason that there is now
+ * @owner: whose it is: "insert", "export NAME", "holder NAME", …
+ * @text: the reason, as an error would say it
+ * @blocks: bits of enum operation
+ */
+struct blocker_info {
+	const char *owner, *text;
+	unsigned int blocks;
+};
+
+/* All there are. @fn's strings are its own only while it runs. */
+void blockers_each(const struct drive *d,
+		   void (*fn)(const struct blocker_info *i, void *arg), void *arg);
+
+/* "eject", as in a list of operations; also the words of QMP. */
+const char *operation_str(enum operation op);
 
 /* The daemon is ending: nothing new begins. */
 void blockers_stop(void);

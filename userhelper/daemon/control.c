@@ -31,8 +31,8 @@ static int listeners[2] = { -1, -1 };	/* control, status */
 static guint listen_sources[2];
 
 static const struct cmd_desc *const tables[] = {
-	commands_block, commands_export, commands_freeze, commands_migrate, commands_own,
-	commands_query,
+	commands_block, commands_export, commands_freeze, commands_job, commands_migrate,
+	commands_own, commands_query, commands_snapshot,
 };
 
 static const struct cmd_desc *find_command(const char *name)
@@ -427,17 +427,50 @@ void control_media_event(const char *link)
 	emit("SPICEBD_MEDIA_CHANGED", o, redacted);
 }
 
-/* Not for the status socket: an export's id is as good as a name. */
-void control_export_deleted(const char *id)
+void control_snapshot_event(const char *drive, const char *name, const char *status,
+			    const char *reason)
+{
+	JsonObject *o = event_of(drive), *redacted = event_of(drive);
+
+	json_object_set_string_member(o, "status", status);
+	json_object_set_string_member(redacted, "status", status);
+	/* Names and reasons are the administrator's. */
+	json_object_set_string_member(o, "name", name);
+	if (reason)
+		json_object_set_string_member(o, "reason", reason);
+	emit("SPICEBD_SNAPSHOT", o, redacted);
+}
+
+/* Not for the status socket: an id is as good as a name. */
+static void emit_to_control(const char *name, JsonObject *data)
 {
 	for (GList *i = sessions; i; i = i->next) {
 		struct session *s = i->data;
-		JsonObject *o;
 
-		if (s->status || !s->peer || !qmp_peer_negotiated(s->peer))
-			continue;
-		o = json_object_new();
-		json_object_set_string_member(o, "id", id);
-		qmp_event(s->peer, "BLOCK_EXPORT_DELETED", o);
+		if (!s->status && s->peer && qmp_peer_negotiated(s->peer))
+			qmp_event(s->peer, name, json_object_ref(data));
 	}
+	json_object_unref(data);
+}
+
+void control_job_event(const char *id, uint64_t len, uint64_t offset, const char *error)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "type", "backup");
+	json_object_set_string_member(o, "device", id);
+	json_object_set_int_member(o, "len", len);
+	json_object_set_int_member(o, "offset", offset);
+	json_object_set_int_member(o, "speed", 0);
+	if (error)
+		json_object_set_string_member(o, "error", error);
+	emit_to_control(error ? "BLOCK_JOB_COMPLETED" : "BLOCK_JOB_CANCELLED", o);
+}
+
+void control_export_deleted(const char *id)
+{
+	JsonObject *o = json_object_new();
+
+	json_object_set_string_member(o, "id", id);
+	emit_to_control("BLOCK_EXPORT_DELETED", o);
 }

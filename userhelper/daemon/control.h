@@ -47,7 +47,7 @@ struct cmd_desc {
 
 /* The tables, each in a file of its own. */
 extern const struct cmd_desc commands_block[], commands_export[], commands_freeze[],
-	commands_migrate[], commands_own[], commands_query[];
+	commands_job[], commands_migrate[], commands_own[], commands_query[], commands_snapshot[];
 
 void cmd_return(struct cmd *c, JsonNode *ret);
 void cmd_return_object(struct cmd *c, JsonObject *o);
@@ -83,5 +83,10 @@ void control_link_event(struct drive *d, bool up, const char *reason);
 void control_media_event(const char *link);
 void control_migration_event(const char *drive, bool incoming, const char *status);
 void control_export_deleted(const char *id);
+/* @status: "created", "failed", "deleted"; @reason: or NULL */
+void control_snapshot_event(const char *drive, const char *name, const char *status,
+			    const char *reason);
+/* A job of QEMU's kind is over: cancelled, or @error. */
+void control_job_event(const char *id, uint64_t len, uint64_t offset, const char *error);
 
 #endif /* SPICEBD_CONTROL_H */

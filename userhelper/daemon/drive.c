@@ -17,6 +17,7 @@
 #include "log.h"
 #include "migrate.h"
 #include "polite.h"
+#include "snapshot.h"
 #include "sock.h"
 #include "state.h"
 
@@ -277,8 +278,10 @@ int drive_eject(struct drive *d, bool force, struct derr *e)
 		return r;
 	if (d->op)
 		task_cancel(d->op);
-	if (force && d->medium)
+	if (force && d->medium) {
+		snapshots_medium_out(d->medium, "the medium was ejected by force");
 		exports_medium_out(d->medium);
+	}
 	r = kernel_eject(drives_kernel, d->index, force, &ke);
 	if (r < 0) {
 		drive_refresh(d, NULL);

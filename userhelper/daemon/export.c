@@ -11,6 +11,7 @@
 #include "log.h"
 #include "nodes.h"
 #include "polite.h"
+#include "snapshot.h"
 #include "sock.h"
 #include "state.h"
 #include "text.h"
@@ -21,6 +22,7 @@
 #define SHARE_CLIENTS_MAX 8
 
 GList *exports;
+struct exportd *export_server;
 uint32_t export_last;
 
 struct export *export_by_number(uint32_t number)
@@ -58,6 +60,9 @@ void export_free(struct export *x)
 	struct medium *m = x->m;
 
 	exports = g_list_remove(exports, x);
+	/* With the last of them nobody would tell. */
+	if (x->snap)
+		snapshot_clients(x->snap, 0);
 	if (m)
 		export_mark(m->drive);
 	medium_unref(m);
@@ -73,6 +78,22 @@ void export_free(struct export *x)
 
 /* What blocks a drive. */
 
+static void tell_snapshots(void)
+{
+	for (GList *i = exports; i; i = i->next) {
+		const struct export *x = i->data;
+		uint32_t n = 0;
+
+		for (GList *j = exports; j && x->snap; j = j->next) {
+			const struct export *y = j->data;
+
+			n += y->snap == x->snap ? y->clients : 0;
+		}
+		if (x->snap)
+			snapshot_clients(x->snap, n);
+	}
+}
+
 void export_mark(struct drive *d)
 {
 	bool was = d->blockers & BLOCK_EXPORT;
@@ -81,9 +102,10 @@ void export_mark(struct drive *d)
 	for (GList *i = exports; i; i = i->next) {
 		struct export *x = i->data;
 
-		if (x->m && x->m == d->medium && !x->ending)
+		if (x->m && x->m == d->medium && !x->ending && !x->is_snapshot)
 			n += x->clients;
 	}
+	tell_snapshots();
 	if (n)
 		d->blockers |= BLOCK_EXPORT;
 	else
@@ -93,18 +115,34 @@ void export_mark(struct drive *d)
 	change_wake();
 }
 
+static const struct export *blocking(const struct drive *d)
+{
+	for (GList *i = exports; i; i = i->next) {
+		const struct export *x = i->data;
+
+		/* A snapshot blocks by itself. */
+		if (x->m && x->m == d->medium && !x->ending && x->clients && !x->is_snapshot)
+			return x;
+	}
+	return NULL;
+}
+
 void exports_reason(const struct drive *d, char *buf, size_t size)
 {
-	snprintf(buf, size, "its medium is exported");
-	for (GList *i = exports; i; i = i->next) {
-		struct export *x = i->data;
+	const struct export *x = blocking(d);
 
-		if (!x->m || x->m != d->medium || x->ending || !x->clients)
-			continue;
+	if (!x)
+		snprintf(buf, size, "its medium is exported");
+	else
 		snprintf(buf, size, "its medium is exported as '%.100s' to %u client%s", x->name,
 			 x->clients, x->clients == 1 ? "" : "s");
-		return;
-	}
+}
+
+const char *exports_owner(const struct drive *d)
+{
+	const struct export *x = blocking(d);
+
+	return x ? x->id : "?";
 }
 
 bool exports_use_node(const char *node)
@@ -163,7 +201,7 @@ static void stream_over(void *arg)
 {
 	struct stream *st = arg;
 
-	exportd_stream(st->tag, st->fd, st->name, &st->e);
+	exportd_stream(export_server, st->tag, &st->fd, st->fd >= 0, st->name, &st->e);
 	source_unref(st->source);
 	task_unref(st->task);
 	g_free(st->name);
@@ -192,7 +230,7 @@ static bool too_many(const struct export *x)
 	return n >= SHARE_CLIENTS_MAX;
 }
 
-static void on_open(uint32_t tag, uint32_t number)
+static void on_open(void *arg, uint32_t tag, uint32_t number)
 {
 	struct export *x = export_by_number(number);
 	struct stream *st;
@@ -200,12 +238,21 @@ static void on_open(uint32_t tag, uint32_t number)
 
 	if (!x || x->ending || (x->m && x->m->state != MEDIUM_IN)) {
 		derr_set(&e, ENOENT, "it is gone");
-		exportd_stream(tag, -1, NULL, &e);
+		exportd_stream(export_server, tag, NULL, 0, NULL, &e);
+		return;
+	}
+	if (x->is_snapshot && x->snap) {
+		snapshot_stream(x->snap, export_server, tag);
+		return;
+	}
+	if (x->is_snapshot) {
+		derr_set(&e, ENOENT, "the snapshot has ended");
+		exportd_stream(export_server, tag, NULL, 0, NULL, &e);
 		return;
 	}
 	if (too_many(x)) {
 		derr_set(&e, EBUSY, "a share serves %d clients at most", SHARE_CLIENTS_MAX);
-		exportd_stream(tag, -1, NULL, &e);
+		exportd_stream(export_server, tag, NULL, 0, NULL, &e);
 		return;
 	}
 	st = g_new0(struct stream, 1);
@@ -219,7 +266,7 @@ static void on_open(uint32_t tag, uint32_t number)
 	}
 }
 
-static void on_clients(uint32_t number, uint32_t n)
+static void on_clients(void *arg, uint32_t number, uint32_t n)
 {
 	struct export *x = export_by_number(number);
 
@@ -239,14 +286,15 @@ static void tell(struct export *x, exportd_fn done, void *arg)
 	c->cmd = EXPORT_CMD_ADD;
 	c->number = x->number;
 	c->flags = (x->writable ? EXPORT_CTL_WRITABLE : 0) |
-		   (x->writethrough ? EXPORT_CTL_WRITETHROUGH : 0);
+		   (x->writethrough ? EXPORT_CTL_WRITETHROUGH : 0) |
+		   (x->is_snapshot ? EXPORT_CTL_SNAPSHOT : 0);
 	g_strlcpy(c->name, x->name, sizeof(c->name));
 	g_strlcpy(c->text, x->description ?: "", sizeof(c->text));
-	exportd_call(c, done, arg);
+	exportd_call(export_server, c, done, arg);
 	g_free(c);
 }
 
-static void on_down(void)
+static void on_down(void *arg)
 {
 	for (GList *i = exports; i; i = i->next) {
 		struct export *x = i->data;
@@ -257,7 +305,7 @@ static void on_down(void)
 	}
 }
 
-static void on_up(void)
+static void on_up(void *arg)
 {
 	for (GList *i = exports; i; i = i->next) {
 		struct export *x = i->data;
@@ -267,7 +315,7 @@ static void on_up(void)
 	}
 }
 
-const struct exportd_ops export_ops = {
+static const struct exportd_ops export_ops = {
 	.down = on_down,
 	.up = on_up,
 	.open = on_open,
@@ -299,7 +347,7 @@ static void add_over(struct adding *a)
 	x->coming = false;
 	x->gone = a->r < 0;
 	/* It has it, or may have. */
-	if (a->r < 0 && a->told && exportd_wanted())
+	if (a->r < 0 && a->told && exportd_wanted(export_server))
 		remove_start(x, true, NULL, NULL);
 	else if (a->r < 0)
 		export_free(x);
@@ -324,7 +372,7 @@ static void told(int r, const struct derr *e, void *arg)
 
 static void announce(struct adding *a)
 {
-	if (!exportd_wanted()) {
+	if (!exportd_wanted(export_server)) {
 		a->r = derr_set(&a->e, EINVAL, "NBD server not running");
 		add_over(a);
 	} else if (a->x->gone) {
@@ -398,7 +446,7 @@ static void add_medium(struct adding *a)
 	struct medium *m = a->x->m;
 
 	/* Its file system is the drive's user's, who counts on being alone. */
-	if (a->writable && !m->read_only)
+	if (a->writable && !m->read_only && !a->x->is_snapshot)
 		a->r = derr_set(&a->e, EPERM, "Conflicts with use by %s as 'root', which does "
 				"not allow 'write' on %s", m->drive->k.name, a->x->node);
 	a->read_only = true;
@@ -442,6 +490,12 @@ static int find_node(const struct export_args *a, struct export *x, struct derr 
 {
 	struct medium *m = find_medium(a->node);
 	enum read_only_mode mode;
+
+	x->snap = m ? NULL : snapshot_by_node(a->node);
+	if (x->snap) {
+		m = snapshot_medium(x->snap);
+		x->is_snapshot = true;
+	}
 
 	if (m) {
 		x->m = medium_ref(m);
@@ -504,7 +558,7 @@ static int check_add(const struct export_args *a, struct export *x, struct derr 
 
 	if (!r)
 		r = find_node(a, x, e);
-	if (!r && !exportd_wanted())
+	if (!r && !exportd_wanted(export_server))
 		r = derr_set(e, EINVAL, "NBD server not running");
 	if (!r)
 		r = check_name(x->name, e);
@@ -607,7 +661,7 @@ static void remove_start(struct export *x, bool hard, export_done_fn done, void 
 	c->cmd = EXPORT_CMD_DEL;
 	c->number = x->number;
 	c->flags = hard ? EXPORT_CTL_HARD : 0;
-	exportd_call(c, removed, d);
+	exportd_call(export_server, c, removed, d);
 	g_free(c);
 }
 
@@ -629,6 +683,16 @@ void export_del(const char *id, bool hard, export_done_fn done, void *arg)
 	done(-e.code, &e, arg);
 }
 
+static void end_now(struct export *x)
+{
+	if (x->ending)
+		return;
+	if (x->coming)
+		x->gone = true;
+	else
+		remove_start(x, true, NULL, NULL);
+}
+
 void exports_medium_out(const struct medium *m)
 {
 	GList *copy = g_list_copy(exports);
@@ -636,12 +700,8 @@ void exports_medium_out(const struct medium *m)
 	for (GList *i = copy; i; i = i->next) {
 		struct export *x = i->data;
 
-		if (!g_list_find(exports, x) || x->m != m || x->ending)
-			continue;
-		if (x->coming)
-			x->gone = true;
-		else
-			remove_start(x, true, NULL, NULL);
+		if (g_list_find(exports, x) && x->m == m)
+			end_now(x);
 	}
 	g_list_free(copy);
 }
@@ -668,14 +728,14 @@ void exports_start(const struct export_job *job, export_done_fn done, void *arg)
 	struct starting *s;
 	struct derr e;
 
-	if (exportd_job()->magic) {
+	if (exportd_job(export_server)->magic) {
 		done(derr_set(&e, EINVAL, "NBD server already running"), &e, arg);
 		return;
 	}
 	s = g_new0(struct starting, 1);
 	s->done = done;
 	s->arg = arg;
-	exportd_start(job, &export_ops, started, s);
+	exportd_start(export_server, job, started, s);
 }
 
 static void stopped(int r, const struct derr *e, void *arg)
@@ -702,14 +762,14 @@ void exports_stop(export_done_fn done, void *arg)
 	struct starting *s;
 	struct derr e;
 
-	if (!exportd_wanted()) {
+	if (!exportd_wanted(export_server)) {
 		done(derr_set(&e, EINVAL, "NBD server not running"), &e, arg);
 		return;
 	}
 	s = g_new0(struct starting, 1);
 	s->done = done;
 	s->arg = arg;
-	exportd_stop(stopped, s);
+	exportd_stop(export_server, stopped, s);
 }
 
 JsonArray *exports_query(void)
@@ -732,7 +792,29 @@ JsonArray *exports_query(void)
 	return a;
 }
 
+/* Whoever reads one is told so by its map. */
+static void on_snapshot_end(const struct snapshot *s)
+{
+	GList *copy = g_list_copy(exports);
+
+	for (GList *i = copy; i; i = i->next) {
+		struct export *x = i->data;
+
+		if (!g_list_find(exports, x) || x->snap != s)
+			continue;
+		x->snap = NULL;
+		end_now(x);
+	}
+	g_list_free(copy);
+}
+
+void exports_init(void)
+{
+	snapshots_on_end(on_snapshot_end);
+	export_server = exportd_new(&export_ops, NULL);
+}
+
 void exports_leave(void)
 {
-	exportd_leave();
+	exportd_leave(export_server);
 }

@@ -32,6 +32,9 @@ struct export_args {
 
 typedef void (*export_done_fn)(int r, const struct derr *e, void *arg);
 
+/* Before all else here. */
+void exports_init(void);
+
 /* In QEMU's words. @job: where to listen */
 void exports_start(const struct export_job *job, export_done_fn done, void *arg);
 void exports_stop(export_done_fn done, void *arg);
@@ -39,8 +42,9 @@ void export_add(const struct export_args *a, export_done_fn done, void *arg);
 void export_del(const char *id, bool hard, export_done_fn done, void *arg);
 JsonArray *exports_query(void);
 
-/* Why BLOCK_EXPORT is set. */
+/* Why BLOCK_EXPORT is set, and which export it is. */
 void exports_reason(const struct drive *d, char *buf, size_t size);
+const char *exports_owner(const struct drive *d);
 
 /* The medium leaves its drive: its exports end, with their clients. */
 void exports_medium_out(const struct medium *m);

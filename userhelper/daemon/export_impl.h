@@ -13,6 +13,8 @@
  * struct export - an export
  * @number: by which spicebd-export knows it; never used again
  * @m: the drive's medium that it is, a reference; or NULL
+ * @is_snapshot: of @m
+ * @snap: that one, until it ends
  * @source: where its streams come from, a reference
  * @opened: @source was opened for this export alone
  * @coming: not there yet; its names are taken all the same
@@ -24,6 +26,8 @@ struct export {
 	char *id, *node, *name, *description;
 	bool writable, writethrough;
 	struct medium *m;
+	bool is_snapshot;
+	struct snapshot *snap;
 	struct source *source;
 	bool opened;
 	bool coming, ending, gone;
@@ -32,7 +36,7 @@ struct export {
 
 extern GList *exports;		/* of struct export */
 extern uint32_t export_last;	/* number of the last one */
-extern const struct exportd_ops export_ops;
+extern struct exportd *export_server;	/* exports_init() makes it */
 
 void export_free(struct export *x);
 /* Its clients were more or fewer: what blocks the drive. */

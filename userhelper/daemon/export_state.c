@@ -44,15 +44,18 @@ JsonObject *exports_save(void)
 	JsonArray *a;
 	JsonObject *o;
 
-	if (!exportd_wanted())
+	if (!exportd_wanted(export_server))
 		return NULL;
-	o = job_to_json(exportd_job());
+	o = job_to_json(exportd_job(export_server));
 	a = json_array_new();
 	for (GList *i = exports; i; i = i->next) {
 		struct export *x = i->data;
 
-		/* What goes, or is not there yet, is not taken over. */
-		if (!x->coming && !x->ending && !(x->m && x->m->state != MEDIUM_IN))
+		/*
+		 * What goes, or is not there yet, is not taken over; nor is a
+		 * snapshot, which ends with us.
+		 */
+		if (!x->coming && !x->ending && !x->is_snapshot && !(x->m && x->m->state != MEDIUM_IN))
 			json_array_add_object_element(a, export_to_json(x));
 	}
 	json_object_set_array_member(o, "exports", a);
@@ -136,7 +139,7 @@ void exports_adopt(JsonObject *o)
 			if (JSON_NODE_HOLDS_OBJECT(e) && i < EXPORTS_MAX)
 				adopt_one(json_node_get_object(e));
 		}
-		exportd_adopt(&job, &export_ops);
+		exportd_adopt(export_server, &job);
 	}
 	exportd_reap();
 }

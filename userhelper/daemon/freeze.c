@@ -29,9 +29,14 @@ static struct known {
 	} of[SPICEBD_MAX_HOLDERS];
 } known[SPICEBD_MAX_DRIVES];
 
-/* A freeze command that waits for its drives; at most one of a peer. */
+/*
+ * A freeze command that waits for its drives, at most one of a peer; or, with
+ * @done instead of @c, a part of spicebdd that does.
+ */
 struct freeze {
 	struct cmd *c;
+	freeze_done_fn done;
+	void *arg;
 	uint32_t limit;
 	unsigned int n;
 	struct freezing of[SPICEBD_MAX_DRIVES];
@@ -67,6 +72,11 @@ static void with_names(const struct drive *d, struct kernel_drive *k)
 		h->limited = n->of[i].end;
 		h->left_ms = MAX(n->of[i].end - now_ms(), 0);
 	}
+}
+
+const char *freeze_first_holder(const struct drive *d)
+{
+	return known[d->index].n ? known[d->index].of[0].name : "?";
 }
 
 const char *freeze_reason(const struct drive *d, char *out, size_t size)
@@ -213,9 +223,24 @@ static void end(struct freeze *f)
 
 static void give_up(struct freeze *f, const struct derr *e)
 {
+	freeze_done_fn done = f->done;
+	void *arg = f->arg;
+
 	let_go(f);
-	cmd_fail(f->c, e);
+	if (f->c)
+		cmd_fail(f->c, e);
 	end(f);
+	if (done)
+		done(-e->code, e, arg);
+}
+
+static void succeed(struct freeze *f)
+{
+	freeze_done_fn done = f->done;
+	void *arg = f->arg;
+
+	end(f);
+	done(0, NULL, arg);
 }
 
 /* Nobody will thaw what nobody knows of: its holder may have no limit. */
@@ -289,6 +314,10 @@ static void look(struct freeze *f)
 	}
 	if (done < f->n)
 		return;
+	if (f->done) {
+		succeed(f);
+		return;
+	}
 	if (asker_gone(f)) {
 		derr_set(&e, EPIPE, "nobody waits for the answer");
 		give_up(f, &e);
@@ -386,6 +415,40 @@ static int start_one(struct freeze *f, struct drive *d, const char *holder, stru
 		return drive_err(d, &ke, "freeze it", e);
 	f->n++;
 	return 0;
+}
+
+void freeze_for(struct drive *d, const char *holder, uint32_t limit, freeze_done_fn done,
+		void *arg)
+{
+	struct freeze *f;
+	struct derr e;
+
+	if (may_freeze(d, holder, &e) < 0) {
+		done(-e.code, &e, arg);
+		return;
+	}
+	f = g_new0(struct freeze, 1);
+	f->done = done;
+	f->arg = arg;
+	f->limit = limit;
+	freezes = g_list_append(freezes, f);
+	if (start_one(f, d, holder, &e) < 0) {
+		give_up(f, &e);
+		return;
+	}
+	f->timer = g_timeout_add(LOOK_MS, tick, f);
+	look(f);
+}
+
+int freeze_release(struct drive *d, const char *holder)
+{
+	struct kernel_drive k;
+	struct kernel_err ke;
+	int r = kernel_thaw(drives_kernel, d->index, holder, &k, &ke);
+
+	if (r < 0 && r != -ENOENT)
+		log_warn("drive %s: cannot thaw it: %s", d->k.name, ke.text);
+	return r;
 }
 
 static void spicebd_freeze(struct cmd *c)

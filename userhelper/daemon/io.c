@@ -201,8 +201,10 @@ void io_free(struct io *io)
 		if (q->new_nbd)
 			nbd_close(q->new_nbd);
 		ring_free(q->ring);
-		close(q->order_fd);
 	}
+	io_set_cbw(io, NULL);
+	for (unsigned int i = 0; i < io->n; i++)
+		close(io->q[i].order_fd);
 	far_free(io->far);
 	g_mutex_clear(&io->lock);
 	g_free(io);

@@ -17,6 +17,7 @@
 #include <libnbd.h>
 #include <linux/spicebd.h>
 
+#include "cbw.h"
 #include "derr.h"
 #include "far.h"
 #include "nbdconn.h"
@@ -136,6 +137,14 @@ void io_forget(struct io *io);
 
 /* False: the path is not measured. */
 bool io_far(struct io *io, struct far_stats *out);
+
+/**
+ * io_set_cbw() - what writes wait for from now on; NULL: for nothing any more
+ *
+ * A reference is taken. Where it is to be exact, nothing may be under way, and
+ * the kernel must not yet know that it may send something.
+ */
+void io_set_cbw(struct io *io, struct cbw *c);
 
 /* Connections that were handed over and not lost. */
 unsigned int io_connections(const struct io *io);

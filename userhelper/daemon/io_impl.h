@@ -2,7 +2,8 @@
 /*
  * What the files of a medium's I/O share: io.c has the main thread's side,
  * io_thread.c the threads and their connections, io_request.c a request from
- * the kernel's message to its answer, io_cache.c what is fetched ahead.
+ * the kernel's message to its answer, io_cache.c what is fetched ahead, io_cbw.c
+ * what writes wait for while there is a snapshot.
  */
 #ifndef SPICEBD_IO_IMPL_H
 #define SPICEBD_IO_IMPL_H
@@ -28,6 +29,7 @@ enum order {
 	ORDER_STOP = 1 << 2,
 	ORDER_DRAIN = 1 << 3,
 	ORDER_AGAIN = 1 << 4,		/* what waits for blocks may find them */
+	ORDER_HELD = 1 << 5,		/* what waits for copies may go on */
 };
 
 struct ioq {
@@ -48,6 +50,8 @@ struct ioq {
 	struct slot_list pending;	/* not sent, or to be sent again */
 	struct slot_list out;		/* sent */
 	struct slot_list waiting;	/* for blocks that are coming (io->far) */
+	struct slot_list held;		/* writes, for clusters that are copied (io->cbw) */
+	struct cbw_copy *copying;	/* clusters that are read here for that */
 	unsigned int fetching;		/* blocks under way here */
 	bool again;			/* some have come */
 	bool measured;			/* something came, so the path may be known better */
@@ -83,6 +87,7 @@ struct io {
 	gint conns;			/* that the threads hold */
 	gint fail_flush, flush_failed;
 	struct far *far;		/* NULL: the path is near */
+	struct cbw *cbw;		/* a reference, set and taken with lock held; or NULL */
 	/* how many of the acknowledged writes of all queues a flush has covered */
 	uint64_t flushed;
 };
@@ -94,7 +99,7 @@ static inline unsigned int ioq_number(const struct ioq *q)
 
 static inline bool ioq_under_way(const struct ioq *q)
 {
-	return q->out.first || q->fetching;
+	return q->out.first || q->fetching || q->copying;
 }
 
 /* io.c */
@@ -118,5 +123,13 @@ bool ioq_answer_from_cache(struct ioq *q, struct ring_slot *s, bool again);
 void ioq_try_again(struct ioq *q);
 void ioq_submit_fetches(struct ioq *q);
 void ioq_tell_path(struct ioq *q);
+
+/* io_cbw.c */
+bool ioq_must_wait(struct ioq *q, const struct ring_slot *s);
+void ioq_look_at_held(struct ioq *q);
+bool ioq_is_copy(const void *owner);
+void ioq_copy_done(struct ioq *q, void *owner, int error);
+void ioq_drop_copies(struct ioq *q);
+void io_wake_held(unsigned int queue, void *arg);
 
 #endif /* SPICEBD_IO_IMPL_H */

@@ -148,7 +148,9 @@ void ioq_on_wire_done(void *owner, int error, void *arg)
 {
 	struct ioq *q = arg;
 
-	if (q->io->far && far_owns(q->io->far, owner))
+	if (ioq_is_copy(owner))
+		ioq_copy_done(q, owner, error);
+	else if (q->io->far && far_owns(q->io->far, owner))
 		ioq_block_done(q, owner, error);
 	else
 		part_done(owner, error);
@@ -225,7 +227,7 @@ static void submit(struct ioq *q, struct ring_slot *s)
 	slot_list_add(&q->out, s);
 	account(q, s, true);
 	measure_sent(q, s);
-	if (q->out.n == 1 && !q->fetching)
+	if (q->out.n == 1 && !q->fetching && !q->copying)
 		q->heard = q->now;
 	/* A part may be done, and with the last one the slot gone, before the next. */
 	for (uint32_t i = 0; i < parts; i++) {
@@ -310,7 +312,11 @@ void ioq_submit_pending(struct ioq *q)
 		if (!room_for(q, s) || (q->wire && wire_room(q->wire) < parts_of(q, s)))
 			return;
 		slot_list_del(&q->pending, s);
-		if (!answer_here(q, s))
+		if (answer_here(q, s))
+			continue;
+		if (changes_store(s->op) && ioq_must_wait(q, s))
+			slot_list_add(&q->held, s);
+		else
 			submit(q, s);
 	}
 }

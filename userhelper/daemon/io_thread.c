@@ -23,6 +23,7 @@ static void close_connection(struct ioq *q)
 	q->wire = NULL;
 	nbd_close(q->nbd);
 	q->nbd = NULL;
+	ioq_drop_copies(q);
 	g_atomic_int_add(&q->io->conns, -1);
 	change_wake();
 }
@@ -39,6 +40,7 @@ static void drop_connection(struct ioq *q)
 	memset(&q->pending, 0, sizeof(q->pending));
 	slot_list_move(&q->pending, &q->out);
 	slot_list_move(&q->pending, &q->waiting);
+	slot_list_move(&q->pending, &q->held);
 	slot_list_move(&q->pending, &later);
 	/* Nobody writes to its blocks any more, so they may be used again. */
 	if (q->io->far)
@@ -255,7 +257,8 @@ static int next_timeout(struct ioq *q, bool flush_again)
 	if (q->nbd && ioq_under_way(q) && !q->stalled) {
 		t = q->heard + q->io->p.stall_ms - now;
 		ms = MAX(t, 0);
-	} else if (!q->relaxed && !q->pending.first && !q->waiting.first && !ioq_under_way(q)) {
+	} else if (!q->relaxed && !q->pending.first && !q->waiting.first && !q->held.first &&
+		   !ioq_under_way(q)) {
 		t = q->busy_at + RELAX_MS - now;
 		if (t <= 0) {
 			ring_relax(q->ring);
@@ -296,8 +299,8 @@ static bool wait_for_next(struct ioq *q)
 {
 	int n;
 
-	if (!q->hot || q->out.first || q->pending.first || q->draining || q->deaf || !q->nbd ||
-	    q->io->far)
+	if (!q->hot || q->out.first || q->pending.first || q->held.first || q->draining ||
+	    q->deaf || !q->nbd || q->io->far)
 		return false;
 	q->hot = false;
 	n = ring_receive_wait(q->ring, ioq_on_request, q);
@@ -313,6 +316,8 @@ static void finish_turn(struct ioq *q, bool *again)
 	check_connection(q);
 	if (q->again)
 		ioq_try_again(q);
+	if (q->held.first)
+		ioq_look_at_held(q);
 	if (!q->draining)
 		ioq_submit_pending(q);
 	if (q->io->far)

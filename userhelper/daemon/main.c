@@ -28,6 +28,7 @@
 #include "migrate.h"
 #include "privs.h"
 #include "reclaim.h"
+#include "snapshot.h"
 #include "sock.h"
 #include "state.h"
 #include "work.h"
@@ -143,6 +144,7 @@ static void finish(void)
 	for (struct drive *d = drive_first(); d; d = drive_next(d))
 		if (d->medium)
 			medium_release(d->medium);
+	snapshots_leave();
 	exports_leave();
 	control_linger(500);
 }
@@ -188,6 +190,7 @@ static void serve(void)
 	struct derr e;
 
 	work_init();
+	exports_init();
 	loop = g_main_loop_new(NULL, FALSE);
 	g_unix_signal_add(SIGTERM, on_signal, NULL);
 	g_unix_signal_add(SIGINT, on_signal, NULL);

@@ -14,6 +14,7 @@
 #include "log.h"
 #include "migrate.h"
 #include "privs.h"
+#include "snapshot.h"
 #include "sock.h"
 #include "state.h"
 
@@ -456,6 +457,7 @@ void medium_out(struct medium *m)
 	m->state = MEDIUM_OUT;
 	migrate_medium_out(d);
 	stop_waiting(m);
+	snapshots_medium_out(m, "the medium has left the drive");
 	medium_release(m);
 	exports_medium_out(m);
 	m->source->ops->notice(m->source, SOURCE_EJECTED, NULL);
@@ -474,6 +476,8 @@ void medium_orphaned(struct medium *m)
 
 	log_warn("drive %s: the kernel took it from us: we did not answer in time",
 		 m->drive->k.name);
+	/* Others may have had the drive, and copied nothing. */
+	snapshots_medium_out(m, "the kernel took the drive from spicebdd");
 	m->attached = false;
 	m->link_up = false;
 	m->stalled = false;

@@ -522,6 +522,14 @@ static void migrate_cmd(struct cmd *c)
 	d = arg_drive(c, true, &failed);
 	if (failed)
 		return;
+	/* What is against it is told before what its stream leads to. */
+	if (migrate_out_check(d, &e) < 0) {
+		fd = qmp_peer_take_fd(c->peer);
+		if (fd >= 0)
+			close(fd);
+		cmd_fail(c, &e);
+		return;
+	}
 	fd = stream_of(c, &e);
 	if (fd < 0)
 		cmd_fail(c, &e);

@@ -115,6 +115,8 @@ struct link_port *migration_port(const struct migration *m, struct link **l,
 bool migration_ask(struct migration *m, enum frame_move_verb verb);
 
 /* migrate_out.c */
+int migrate_out_check(struct drive *d, struct derr *e);
+/* migrate_out_check() has just found nothing against it. @fd: taken over */
 void migrate_out_start(struct cmd *c, struct drive *d, int fd);
 void migrate_out_tick(struct migration *m);
 void migrate_out_look(struct migration *m);

@@ -558,11 +558,13 @@ static void say_prepare(struct migration *m, const struct cmd *c)
 	migstream_say(m->s, o);
 }
 
-static int check_source(const struct drive *d, struct derr *e)
+int migrate_out_check(struct drive *d, struct derr *e)
 {
 	const struct medium *m = d->medium;
-	int r = blockers_check(d, OP_MIGRATE, false, e);
+	int r = drive_refresh(d, e);
 
+	if (!r)
+		r = blockers_check(d, OP_MIGRATE, false, e);
 	if (r < 0)
 		return r;
 	if (!m || m->state != MEDIUM_IN)
@@ -602,24 +604,18 @@ static int take_source(struct migration *m, struct drive *d, struct derr *e)
 
 void migrate_out_start(struct cmd *c, struct drive *d, int fd)
 {
-	struct migration *m = NULL;
+	struct migration *m = migration_new(false, d->index);
 	struct derr e;
-	int r = drive_refresh(d, &e);
+	int r;
 
-	if (!r)
-		r = check_source(d, &e);
-	if (!r) {
-		m = migration_new(false, d->index);
-		random_bytes(m->id, sizeof(m->id));
-		m->peer = source_clean_name(arg_str(c, "uri"));
-		r = take_source(m, d, &e);
-	}
+	random_bytes(m->id, sizeof(m->id));
+	m->peer = source_clean_name(arg_str(c, "uri"));
+	r = take_source(m, d, &e);
 	if (!r)
 		r = migration_enter(m, MIG_SETUP, &e);
 	if (r < 0) {
 		close(fd);
-		if (m)
-			migration_free(m);
+		migration_free(m);
 		cmd_fail(c, &e);
 		return;
 	}

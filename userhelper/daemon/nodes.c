@@ -10,6 +10,7 @@
 #include "drive.h"
 #include "export.h"
 #include "fdset.h"
+#include "snapshot.h"
 
 /**
  * struct node - a source with a name, or what such a one stands on
@@ -269,7 +270,7 @@ int node_del(const char *name, struct derr *e)
 
 	if (!n)
 		return derr_set(e, ENOENT, "Failed to find node with node-name='%s'", name);
-	if (drive_of(n) || exports_use_node(name))
+	if (drive_of(n) || exports_use_node(name) || snapshot_by_node(name))
 		return derr_set(e, EBUSY, "Node %s is in use", name);
 	if (n->refs > 1)
 		return derr_set(e, EBUSY, "Block device %s is in use", name);
@@ -306,7 +307,7 @@ struct source *node_source(const char *name, enum read_only_mode *mode, struct d
 		derr_set(e, ENOENT, "Node '%s' not found", name);
 		return NULL;
 	}
-	if (drive_of(n)) {
+	if (drive_of(n) || snapshot_by_node(name)) {
 		derr_set(e, EBUSY, "Node '%s' is already in use", name);
 		return NULL;
 	}
@@ -317,6 +318,23 @@ struct source *node_source(const char *name, enum read_only_mode *mode, struct d
 	s->no_discard = n->no_discard;
 	*mode = n->read_only ? RO_READ_ONLY : n->strict ? RO_READ_WRITE : RO_AUTO;
 	return s;
+}
+
+int node_scratch(const char *name, struct derr *e)
+{
+	const struct node *n = find(name);
+	int fd;
+
+	if (!n)
+		return derr_set(e, ENOENT, "Cannot find device='' nor node-name='%s'", name);
+	if (drive_of(n) || exports_use_node(name) || snapshot_by_node(name))
+		return derr_set(e, EBUSY, "Node '%s' is already in use", name);
+	while (n->below)
+		n = n->below;
+	if (n->type != SOURCE_FILE || n->read_only)
+		return derr_set(e, EINVAL, "Node '%s' is no file that can be written", name);
+	fd = fcntl(n->fd, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? derr_set(e, errno, "%s: %s", n->text, strerror(errno)) : fd;
 }
 
 void nodes_each(void (*fn)(const struct node_info *i, void *arg), void *arg)

@@ -22,6 +22,12 @@ int node_del(const char *name, struct derr *e);
 struct source *node_source(const char *name, enum read_only_mode *mode, struct derr *e);
 
 /**
+ * node_scratch() - a file node's file, to be written by a snapshot
+ * Return: descriptor, or -errno with @e
+ */
+int node_scratch(const char *name, struct derr *e);
+
+/**
  * struct node_info - a node, for query-named-block-nodes
  * @file: where its bytes are
  * @drive: that it is in, or NULL

@@ -10,6 +10,7 @@
 #include "introspect.h"
 #include "links.h"
 #include "nodes.h"
+#include "snapshot.h"
 
 static JsonObject *version(void)
 {
@@ -310,6 +311,38 @@ static void put_freeze(JsonObject *o, const struct kernel_drive *k, bool names)
 	json_object_set_array_member(o, "holders", a);
 }
 
+static void add_blocker(const struct blocker_info *i, void *arg)
+{
+	JsonObject *o = json_object_new();
+	JsonArray *blocks = json_array_new();
+
+	/* On the status socket there are no names. */
+	if (i->owner)
+		json_object_set_string_member(o, "owner", i->owner);
+	if (i->text)
+		json_object_set_string_member(o, "reason", i->text);
+	for (unsigned int op = 0; op < OPERATIONS; op++)
+		if (i->blocks & 1u << op)
+			json_array_add_string_element(blocks, operation_str(op));
+	json_object_set_array_member(o, "blocks", blocks);
+	json_array_add_object_element(arg, o);
+}
+
+static void add_nameless_blocker(const struct blocker_info *i, void *arg)
+{
+	const struct blocker_info nameless = { .blocks = i->blocks };
+
+	add_blocker(&nameless, arg);
+}
+
+static JsonArray *blockers_array(const struct drive *d, bool names)
+{
+	JsonArray *a = json_array_new();
+
+	blockers_each(d, names ? add_blocker : add_nameless_blocker, a);
+	return a;
+}
+
 static JsonObject *drive_object(struct drive *d, const struct cmd *c)
 {
 	JsonObject *o = json_object_new();
@@ -349,6 +382,8 @@ static JsonObject *drive_object(struct drive *d, const struct cmd *c)
 		json_object_set_object_member(o, "medium", medium_object(d, c));
 	else
 		json_object_set_null_member(o, "medium");
+	json_object_set_array_member(o, "blockers", blockers_array(d, !c->status));
+	json_object_set_array_member(o, "snapshots", snapshots_query(d, !c->status));
 	json_object_set_object_member(o, "stats", stats_object(&k->stats));
 	return o;
 }

@@ -80,6 +80,18 @@ const struct schema_def schema_defs[] = {
 	UNION("SocketAddressLegacy", "type:SocketAddressType", "type",
 	      "inet:InetSocketAddressWrapper unix:UnixSocketAddressWrapper"),
 
+	/* jobs */
+	ENUM("MirrorSyncMode", "top full incremental none bitmap"),
+	ENUM("BlockdevOnError", "report ignore enospc stop auto"),
+	ENUM("JobType", "backup"),
+	ENUM("JobStatus", "running"),
+	OBJECT("BlockJobInfo",
+	       "type:JobType device:s len:i offset:i busy:b paused:b speed:i "
+	       "io-status:BlockDeviceIoStatus ready:b status:JobStatus auto-finalize:b "
+	       "auto-dismiss:b"),
+	OBJECT("JobInfo",
+	       "id:s type:JobType status:JobStatus current-progress:i total-progress:i"),
+
 	/* our own */
 	ENUM("SpicebdPersonality", "cdrom disk"),
 	ENUM("SpicebdReadOnlyMode", "auto read-only read-write retain"),
@@ -105,6 +117,13 @@ const struct schema_def schema_defs[] = {
 	OBJECT("SpicebdStats",
 	       "reads:i writes:i flushes:i discards:i write-zeroes:i read-bytes:i write-bytes:i "
 	       "errors:i refused:i resent:i medium-changes:i"),
+	ENUM("SpicebdSnapshotState", "coming active failed ending"),
+	OBJECT("SpicebdSnapshot",
+	       "drive:s state:SpicebdSnapshotState size:i copied:i clients:i since-ms:i name:s? "
+	       "uri:s? socket:s? scratch:s? reason:s?"),
+	ENUM("SpicebdOperation",
+	     "insert change eject remove tray delete freeze migrate snapshot"),
+	OBJECT("SpicebdBlocker", "owner:s? reason:s? blocks:[SpicebdOperation]"),
 	OBJECT("SpicebdDrive",
 	       "drive:s index:i device:s personality:SpicebdPersonality tray:SpicebdTray locked:b "
 	       "locked-by-admin:b stale:b state:SpicebdState reason:s? openers:i users:i "
@@ -112,7 +131,8 @@ const struct schema_def schema_defs[] = {
 	       "freeze:SpicebdFreeze freeze-error:s? holders:[SpicebdHolder] "
 	       "reconnect-timeout:i stall-timeout:i open-wait:i in-flight:i held:i hold-left-ms:i? "
 	       "generation:i "
-	       "medium:SpicebdMediumOrNull stats:SpicebdStats"),
+	       "medium:SpicebdMediumOrNull blockers:[SpicebdBlocker] snapshots:[SpicebdSnapshot] "
+	       "stats:SpicebdStats"),
 	ENUM("SpicebdMigrationDirection", "in out"),
 	ENUM("SpicebdMigrationOwner", "run-here give-up"),
 	ENUM("SpicebdMigrationStatus",
@@ -120,6 +140,7 @@ const struct schema_def schema_defs[] = {
 	OBJECT("SpicebdMigration",
 	       "drive:s direction:SpicebdMigrationDirection status:SpicebdMigrationStatus peer:s "
 	       "far-drive:s? reason:s?"),
+	ENUM("SpicebdSnapshotStatus", "created failed deleted"),
 	OBJECT("SpicebdOffer", "name:s size:i read-only:b kind:SpicebdMediumKind in-use-by:s?"),
 	OBJECT("SpicebdLinkMedia", "link:s client:b media:[SpicebdOffer]"),
 	OBJECT("SpicebdEventMedium", "name:s? size:i read-only:b"),
@@ -129,6 +150,8 @@ const struct schema_def schema_defs[] = {
 
 const struct schema_event schema_events[] = {
 	{ "BLOCK_EXPORT_DELETED", "id:s" },
+	{ "BLOCK_JOB_CANCELLED", "type:JobType device:s len:i offset:i speed:i" },
+	{ "BLOCK_JOB_COMPLETED", "type:JobType device:s len:i offset:i speed:i error:s?" },
 	{ "DEVICE_TRAY_MOVED", "device:s id:s tray-open:b" },
 	{ "SPICEBD_DRIVE_ADDED", "drive:s" },
 	{ "SPICEBD_DRIVE_REMOVED", "drive:s" },
@@ -141,6 +164,7 @@ const struct schema_event schema_events[] = {
 	{ "SPICEBD_MEDIUM_CHANGED", "drive:s generation:i medium:SpicebdEventMediumOrNull" },
 	{ "SPICEBD_MIGRATION",
 	  "drive:s direction:SpicebdMigrationDirection status:SpicebdMigrationStatus" },
+	{ "SPICEBD_SNAPSHOT", "drive:s status:SpicebdSnapshotStatus name:s? reason:s?" },
 	{ "SPICEBD_UNUSED", "drive:s" },
 	{ NULL, NULL },
 };

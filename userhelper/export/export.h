@@ -110,7 +110,8 @@ void clients_reap(struct server *s);
 
 /* requests.c: the plugins' questions */
 void requests_read(struct server *s, struct client *c);
-void requests_stream(struct server *s, const struct export_ctl *ctl, int fd);
+void requests_stream(struct server *s, const struct export_ctl *ctl, const int *fd,
+		     unsigned int n);
 void requests_ask_again(struct server *s);
 void requests_expired(struct server *s, struct client *c);
 

@@ -54,7 +54,7 @@ static bool ctl_ok(const struct export_ctl *c, ssize_t n)
 	       memchr(c->name, 0, sizeof(c->name)) && memchr(c->text, 0, sizeof(c->text));
 }
 
-static void command(struct server *s, const struct export_ctl *c, int fd)
+static void command(struct server *s, const struct export_ctl *c, const int *fd, unsigned int n_fd)
 {
 	switch (c->cmd) {
 	case EXPORT_CMD_ADD:
@@ -64,7 +64,7 @@ static void command(struct server *s, const struct export_ctl *c, int fd)
 		exp_del(s, c);
 		break;
 	case EXPORT_CMD_STREAM:
-		requests_stream(s, c, fd);
+		requests_stream(s, c, fd, n_fd);
 		break;
 	case EXPORT_CMD_SYNC_BEGIN:
 		exp_sync_begin(s);
@@ -85,19 +85,20 @@ static void command(struct server *s, const struct export_ctl *c, int fd)
 void owner_read(struct server *s)
 {
 	static struct export_ctl c;
+	int fd[EXPORT_FDS_MAX];
+	unsigned int n_fd;
 	ssize_t n;
-	int fd;
 
-	n = sock_recv_fd(s->owner, &c, sizeof(c), &fd);
+	n = sock_recv_fds(s->owner, &c, sizeof(c), fd, EXPORT_FDS_MAX, &n_fd);
 	if (n == -EAGAIN)
 		return;
 	if (ctl_ok(&c, n)) {
-		command(s, &c, fd);
+		command(s, &c, fd, n_fd);
 	} else {
 		if (n)
 			log_warn("malformed message on the control socket");
 		owner_close(s);
 	}
-	if (fd >= 0)
-		close(fd);
+	for (unsigned int i = 0; i < n_fd; i++)
+		close(fd[i]);
 }

@@ -22,10 +22,10 @@ static struct export_grant *grant_new(void)
 	return &grant;
 }
 
-static void grant_send(struct client *c, int fd)
+static void grant_send(struct client *c, const int *fd, unsigned int n)
 {
 	/* It waits for this, so there is room, or it is no plugin of ours. */
-	if (sock_send_fd(c->ctl, &grant, sizeof(grant), fd) != sizeof(grant))
+	if (sock_send_fds(c->ctl, &grant, sizeof(grant), fd, n) != sizeof(grant))
 		client_hang_up(c);
 }
 
@@ -39,7 +39,7 @@ refuse(struct client *c, uint32_t error, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(g->text, sizeof(g->text), fmt, ap);
 	va_end(ap);
-	grant_send(c, -1);
+	grant_send(c, NULL, 0);
 }
 
 static void let_go(struct client *c)
@@ -97,7 +97,8 @@ static struct client *by_tag(struct server *s, uint32_t tag)
 }
 
 /* @fd stays the caller's. */
-void requests_stream(struct server *s, const struct export_ctl *ctl, int fd)
+void requests_stream(struct server *s, const struct export_ctl *ctl, const int *fd,
+		     unsigned int n)
 {
 	struct client *c = by_tag(s, ctl->tag);
 	struct export_grant *g;
@@ -106,7 +107,7 @@ void requests_stream(struct server *s, const struct export_ctl *ctl, int fd)
 	if (!c || c->gone)
 		return;
 	e = exp_by_number(s, c->number);
-	if (ctl->error || fd < 0 || !e || e->removing) {
+	if (ctl->error || !n || !e || e->removing) {
 		let_go(c);
 		refuse(c, ctl->error ?: ENOENT, "%s", ctl->text[0] ? ctl->text : "it is gone");
 		return;
@@ -117,7 +118,7 @@ void requests_stream(struct server *s, const struct export_ctl *ctl, int fd)
 	strcpy(g->text, e->description);
 	c->tag = 0;
 	c->deadline = -1;
-	grant_send(c, fd);
+	grant_send(c, fd, n);
 }
 
 static void on_list(struct server *s, struct client *c, uint32_t index)
@@ -132,7 +133,7 @@ static void on_list(struct server *s, struct client *c, uint32_t index)
 	g = grant_new();
 	strcpy(g->name, e->name);
 	strcpy(g->text, e->description);
-	grant_send(c, -1);
+	grant_send(c, NULL, 0);
 }
 
 void requests_read(struct server *s, struct client *c)

@@ -86,7 +86,8 @@ static int add(struct server *s, const struct export_ctl *c, const char **why)
 		return ENOMEM;
 	}
 	e->number = c->number;
-	e->flags = c->flags & (EXPORT_CTL_WRITABLE | EXPORT_CTL_WRITETHROUGH);
+	e->flags = c->flags & (EXPORT_CTL_WRITABLE | EXPORT_CTL_WRITETHROUGH |
+			       EXPORT_CTL_SNAPSHOT);
 	e->confirmed = true;
 	log_info("export '%.100s' is there", e->name);
 	return 0;

@@ -57,27 +57,33 @@ static int send_ask(uint32_t kind, const char *name, uint32_t index)
 	return n < 0 ? (int)n : 0;
 }
 
+static void close_all(const int *fd, unsigned int *n)
+{
+	while (*n)
+		close(fd[--*n]);
+}
+
 /* Return: 0, or -errno with the reason in @g->text, as far as there is one */
-int ask(uint32_t kind, const char *name, uint32_t index, struct export_grant *g, int *fd)
+int ask(uint32_t kind, const char *name, uint32_t index, struct export_grant *g, int *fd,
+	unsigned int *n_fd)
 {
 	int r = send_ask(kind, name, index);
 	ssize_t n;
 
-	*fd = -1;
+	*n_fd = 0;
 	g->text[0] = '\0';
 	if (r < 0)
 		return r;
-	n = sock_recv_fd(sock, g, sizeof(*g), fd);
+	n = sock_recv_fds(sock, g, sizeof(*g), fd, EXPORT_FDS_MAX, n_fd);
 	if (n != sizeof(*g) || g->magic != EXPORT_PROTO_MAGIC) {
 		g->text[0] = '\0';
+		close_all(fd, n_fd);
 		return n == -EAGAIN ? -ETIMEDOUT : -EPIPE;
 	}
 	g->name[EXPORT_NAME_MAX] = g->text[EXPORT_NAME_MAX] = '\0';
 	if (!g->error)
 		return 0;
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
+	close_all(fd, n_fd);
 	return g->error < 4096 ? -(int)g->error : -EIO;
 }
 

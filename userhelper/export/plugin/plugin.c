@@ -6,18 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
-
-struct handle {
-	struct backend *b;
-	struct nbd_handle *h;		/* the backend's */
-	uint32_t flags;			/* EXPORT_CTL_* */
-	char description[EXPORT_NAME_MAX + 1];
-};
 
 static int plugin_config(const char *key, const char *value)
 {
@@ -43,14 +37,15 @@ static int plugin_after_fork(void)
 static int plugin_list_exports(int readonly, int is_tls, struct nbdkit_exports *exports)
 {
 	struct export_grant *g = malloc(sizeof(*g));
-	int fd, r = 0;
+	int fd[EXPORT_FDS_MAX], r = 0;
+	unsigned int n;
 
 	if (!g) {
 		nbdkit_error("out of memory");
 		return -1;
 	}
 	for (uint32_t i = 0; !r && i < EXPORTS_MAX; i++) {
-		r = ask(EXPORT_ASK_LIST, "", i, g, &fd);
+		r = ask(EXPORT_ASK_LIST, "", i, g, fd, &n);
 		if (!r)
 			r = nbdkit_add_export(exports, g->name, g->text[0] ? g->text : NULL);
 	}
@@ -58,42 +53,69 @@ static int plugin_list_exports(int readonly, int is_tls, struct nbdkit_exports *
 	return !r || r == -ENOENT ? 0 : -1;
 }
 
-static void *open_granted(struct export_grant *g, int fd)
+static bool open_view(struct handle *x, const int *fd)
+{
+	int64_t size = nbd_get_size(x->h);
+
+	x->view = view_open(fd, size < 0 ? 0 : size);
+	if (!x->view)
+		nbdkit_error("the snapshot's map makes no sense");
+	return x->view;
+}
+
+static void close_handle(struct handle *x)
+{
+	if (x->view)
+		view_close(x->view);
+	backend_close(x->b);
+	free(x);
+}
+
+/* @fd: the stream, and with a snapshot what view.h wants. */
+static void *open_granted(struct export_grant *g, const int *fd, unsigned int n)
 {
 	struct handle *x = calloc(1, sizeof(*x));
 
-	if (!x) {
+	if (x)
+		x->b = backend_open(fd[0], g->name);
+	else
 		nbdkit_error("out of memory");
+	if (!x || !x->b) {
+		for (unsigned int i = x ? 1 : 0; i < n; i++)
+			close(fd[i]);
+		free(x);
 		return NULL;
 	}
 	x->flags = g->flags;
 	strcpy(x->description, g->text);
-	x->b = backend_open(fd, g->name);
-	if (!x->b) {
-		free(x);
+	x->h = backend_handle(x->b);
+	if (n > 1 && !open_view(x, fd + 1)) {
+		close_handle(x);
 		return NULL;
 	}
-	x->h = backend_handle(x->b);
 	return x;
 }
 
 static void *plugin_open(int readonly)
 {
 	struct export_grant *g = malloc(sizeof(*g));
+	int fd[EXPORT_FDS_MAX], r;
+	unsigned int n = 0;
 	void *x = NULL;
-	int fd, r;
 
 	if (!g) {
 		nbdkit_error("out of memory");
 		return NULL;
 	}
-	r = ask(EXPORT_ASK_OPEN, nbdkit_export_name() ?: "", 0, g, &fd);
+	r = ask(EXPORT_ASK_OPEN, nbdkit_export_name() ?: "", 0, g, fd, &n);
 	if (r < 0) {
 		nbdkit_error("%.200s", g->text[0] ? g->text : strerror(-r));
-	} else if (fd < 0) {
+	} else if (n != (g->flags & EXPORT_CTL_SNAPSHOT ? 1 + VIEW_FDS : 1)) {
 		nbdkit_error("no stream came");
+		while (n)
+			close(fd[--n]);
 	} else {
-		x = open_granted(g, fd);
+		x = open_granted(g, fd, n);
 	}
 	if (!r && !x)
 		ask_close();
@@ -103,10 +125,7 @@ static void *plugin_open(int readonly)
 
 static void plugin_close(void *handle)
 {
-	struct handle *x = handle;
-
-	backend_close(x->b);
-	free(x);
+	close_handle(handle);
 	ask_close();
 }
 
@@ -160,8 +179,17 @@ CAN(flush)
 CAN(trim)
 CAN(zero)
 CAN(fast_zero)
-/* The other connections' servers are the same one: its word holds for ours. */
-CAN(multi_conn)
+
+/*
+ * The other connections' servers are the same one: its word holds for ours. A
+ * snapshot is the same on all of them.
+ */
+static int plugin_can_multi_conn(void *handle)
+{
+	struct handle *x = handle;
+
+	return x->view || nbd_can_multi_conn(x->h) == 1;
+}
 
 static int plugin_is_rotational(void *handle)
 {
@@ -219,14 +247,36 @@ static int after_write(struct handle *x, int r)
 	return plugin_flush(x, 0);
 }
 
-static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset,
-			uint32_t flags)
+static int read_medium(void *handle, void *buf, uint32_t count, uint64_t offset)
 {
 	struct handle *x = handle;
 	struct command c;
 	nbd_completion_callback cb = command_begin(&c, x->b);
 
 	return command_end(&c, nbd_aio_pread(x->h, buf, count, offset, cb, 0));
+}
+
+/* Every answer of a snapshot's that is no good is an error of the client's. */
+static int judge(const struct handle *x, int r)
+{
+	char why[SNAPMAP_WHY_MAX] = "its scratch file cannot be read";
+
+	if (r <= 0)
+		return r;
+	view_over(x->view, why);
+	nbdkit_error("the snapshot: %s", why);
+	nbdkit_set_error(EIO);
+	return -1;
+}
+
+static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t offset,
+			uint32_t flags)
+{
+	struct handle *x = handle;
+
+	if (!x->view)
+		return read_medium(x, buf, count, offset);
+	return judge(x, view_pread(x->view, buf, count, offset, read_medium, x));
 }
 
 static int plugin_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset,
@@ -273,38 +323,6 @@ static int plugin_cache(void *handle, uint32_t count, uint64_t offset, uint32_t 
 	return command_end(&c, nbd_aio_cache(x->h, count, offset, cb, 0));
 }
 
-static int on_extents(void *user_data, const char *context, uint64_t offset,
-		      uint32_t *entries, size_t n, int *error)
-{
-	struct nbdkit_extents *extents = user_data;
-
-	if (*error || strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION))
-		return 0;
-	/* base:allocation's bits are nbdkit's. */
-	for (size_t i = 0; i + 1 < n; i += 2) {
-		if (nbdkit_add_extent(extents, offset, entries[i],
-				      entries[i + 1] & (NBDKIT_EXTENT_HOLE |
-							NBDKIT_EXTENT_ZERO)) < 0) {
-			*error = errno ?: EINVAL;
-			return -1;
-		}
-		offset += entries[i];
-	}
-	return 0;
-}
-
-static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
-			  struct nbdkit_extents *extents)
-{
-	struct handle *x = handle;
-	nbd_extent_callback ecb = { .callback = on_extents, .user_data = extents };
-	struct command c;
-	nbd_completion_callback cb = command_begin(&c, x->b);
-
-	return command_end(&c, nbd_aio_block_status(x->h, count, offset, ecb, cb,
-			   flags & NBDKIT_FLAG_REQ_ONE ? LIBNBD_CMD_FLAG_REQ_ONE : 0));
-}
-
 static struct nbdkit_plugin plugin = {
 	.name = "spicebd",
 	.version = SPICEBD_VERSION,
@@ -334,7 +352,7 @@ static struct nbdkit_plugin plugin = {
 	.trim = plugin_trim,
 	.zero = plugin_zero,
 	.cache = plugin_cache,
-	.extents = plugin_extents,
+	.extents = extents_get,
 	.errno_is_preserved = 0,
 };
 

@@ -13,11 +13,15 @@
 #include <libnbd.h>
 
 #include "exportproto.h"
+#include "snapmap.h"
+#include "view.h"
 
 /* ask.c: of spicebd-export */
 int ask_set(const char *value);
 bool ask_ready(void);
-int ask(uint32_t kind, const char *name, uint32_t index, struct export_grant *g, int *fd);
+/* @fd: out: EXPORT_FDS_MAX; @n: out: how many came, none with an error */
+int ask(uint32_t kind, const char *name, uint32_t index, struct export_grant *g, int *fd,
+	unsigned int *n);
 void ask_close(void);
 /* No more from the client; from any thread. */
 void ask_over(void);
@@ -45,6 +49,25 @@ struct command {
 nbd_completion_callback command_begin(struct command *c, struct backend *b);
 /* @cookie: what that call returned. Return: 0, or -1 with nbdkit's error set */
 int command_end(struct command *c, int64_t cookie);
+
+/**
+ * struct handle - one client's export
+ * @h: the backend's
+ * @view: of a snapshot, or NULL
+ * @flags: EXPORT_CTL_*
+ */
+struct handle {
+	struct backend *b;
+	struct nbd_handle *h;
+	struct view *view;
+	uint32_t flags;
+	char description[EXPORT_NAME_MAX + 1];
+};
+
+/* extents.c: nbdkit's extents */
+struct nbdkit_extents;
+int extents_get(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+		struct nbdkit_extents *extents);
 
 /* sandbox.c: from here on no file, no program, no socket */
 int sandbox_enter(void);
