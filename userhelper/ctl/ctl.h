@@ -132,6 +132,9 @@ struct source {
 
 int source_open(const char *text, bool cdrom, const char *mode, struct source *s, struct fault *f);
 
+/* A descriptor goes to spicebdd: @uri becomes "/dev/fdset/N". */
+bool source_hand_over(struct qmp *q, struct source *s, struct fault *f);
+
 /* json_out.c */
 JsonObject *json_of_drive(const struct kernel_drive *d);
 void json_merge(JsonObject *to, JsonObject *from);
@@ -164,6 +167,7 @@ int verb_change(const struct verb *v, int argc, char **argv);
 int verb_tray(const struct verb *v, int argc, char **argv);
 int verb_freeze(const struct verb *v, int argc, char **argv);
 int verb_thaw(const struct verb *v, int argc, char **argv);
+int verb_snapshot(const struct verb *v, int argc, char **argv);
 int verb_migrate(const struct verb *v, int argc, char **argv);
 int verb_list(const struct verb *v, int argc, char **argv);
 int verb_status(const struct verb *v, int argc, char **argv);

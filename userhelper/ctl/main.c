@@ -166,6 +166,22 @@ COMMON_HELP DRIVE_HELP },
 "Lets go of a drive that was made with add --hold.\n"
 "\n"
 COMMON_HELP DRIVE_HELP },
+	{ "snapshot", verb_snapshot,
+"usage: spicebdctl snapshot create DRIVE [options]\n"
+"       spicebdctl snapshot list [DRIVE]\n"
+"       spicebdctl snapshot delete NAME [--force]\n"
+"\n"
+"A snapshot is the medium as it was when create returned, read over NBD while the\n"
+"drive goes on being written: for a backup. create prints where.\n"
+"\n"
+"  --name NAME    what it is called (default: s0, s1, ...)\n"
+"  --scratch PATH where the old bytes of what is overwritten are kept: a folder, or a\n"
+"                 file that is not there yet (default: /var/tmp)\n"
+"  --socket PATH  where it is served (default: in spicebdd's run directory)\n"
+"  --fs           freeze the file systems mounted from the drive while it is made, so\n"
+"                 that they are clean in it\n"
+"  --force        delete it though it is being read\n"
+COMMON_HELP DRIVE_HELP },
 	{ "migrate", verb_migrate,
 "usage: spicebdctl migrate DRIVE --to URI [options]\n"
 "       spicebdctl migrate DRIVE --cancel\n"

@@ -17,6 +17,8 @@
 
 #include "disc.h"
 
+#define ADD_FD_MS	5000
+
 static const char * const schemes[] = { "spice:", "nbd://", "nbds://", "nbd+unix://" };
 
 static bool is_uri(const char *text)
@@ -160,4 +162,23 @@ int source_open(const char *text, bool cdrom, const char *mode, struct source *s
 	}
 	strcpy(s->uri, text);
 	return 0;
+}
+
+bool source_hand_over(struct qmp *q, struct source *s, struct fault *f)
+{
+	g_autoptr(JsonNode) r = NULL;
+	int64_t set;
+
+	if (s->fd < 0)
+		return true;
+	r = qmp_call(q, "add-fd", NULL, s->fd, ADD_FD_MS, f);
+	if (!r)
+		return false;
+	set = JSON_NODE_HOLDS_OBJECT(r) ? json_int(json_node_get_object(r), "fdset-id", -1) : -1;
+	if (set < 0) {
+		fault_set(f, EXIT_REFUSED, "spicebdd took the file but did not say where it is");
+		return false;
+	}
+	snprintf(s->uri, sizeof(s->uri), "/dev/fdset/%lld", (long long)set);
+	return true;
 }

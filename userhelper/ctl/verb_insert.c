@@ -7,7 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ADD_FD_MS	5000
 #define OPT_CACHE	{ "cache", required_argument, NULL, 'C' }
 #define OPT_READ_AHEAD	{ "read-ahead", required_argument, NULL, 'R' }
 #define SLACK_MS	5000	/* the daemon's own limit comes first, with a reason */
@@ -185,26 +184,6 @@ static const char *open_mode(const struct insert *in, const struct kernel_drive 
 	return d->medium.flags & SPICEBD_MEDIUM_READ_ONLY ? "read-only" : "read-write";
 }
 
-/* "/dev/fdset/N" in @uri when the source is a descriptor of ours. */
-static bool hand_over(struct qmp *q, struct source *s, struct fault *f)
-{
-	g_autoptr(JsonNode) r = NULL;
-	int64_t set;
-
-	if (s->fd < 0)
-		return true;
-	r = qmp_call(q, "add-fd", NULL, s->fd, ADD_FD_MS, f);
-	if (!r)
-		return false;
-	set = JSON_NODE_HOLDS_OBJECT(r) ? json_int(json_node_get_object(r), "fdset-id", -1) : -1;
-	if (set < 0) {
-		fault_set(f, EXIT_REFUSED, "spicebdd took the file but did not say where it is");
-		return false;
-	}
-	snprintf(s->uri, sizeof(s->uri), "/dev/fdset/%lld", (long long)set);
-	return true;
-}
-
 static JsonObject *arguments(const struct insert *in, const struct source *s,
 			     const struct kernel_drive *d)
 {
@@ -246,7 +225,7 @@ static int insert(const struct insert *in, struct source *s, const struct kernel
 
 	if (!q)
 		return fault_tell(f);
-	if (hand_over(q, s, f))
+	if (source_hand_over(q, s, f))
 		r = qmp_call(q, "spicebd-insert", arguments(in, s, d), -1,
 			     in->timeout * 1000 + SLACK_MS, f);
 	qmp_close(q);

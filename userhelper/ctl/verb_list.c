@@ -213,11 +213,51 @@ static void page_state(JsonObject *o)
 		line("held", "%lld requests", num(o, "held"));
 }
 
+static JsonArray *array(JsonObject *o, const char *key)
+{
+	JsonNode *n = json_object_has_member(o, key) ? json_object_get_member(o, key) : NULL;
+
+	return n && JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+}
+
+/* What is refused now, and because of what. */
+static void page_blockers(JsonObject *o)
+{
+	JsonArray *a = array(o, "blockers");
+
+	for (guint i = 0; a && i < json_array_get_length(a); i++) {
+		JsonObject *b = json_array_get_object_element(a, i);
+		JsonArray *blocks = array(b, "blocks");
+		GString *ops = g_string_new(NULL);
+
+		for (guint k = 0; blocks && k < json_array_get_length(blocks); k++)
+			g_string_append_printf(ops, "%s%s", k ? ", " : "",
+					       json_array_get_string_element(blocks, k));
+		line("blocked", "%s: %s", clean(ops->str),
+		     clean(json_str(b, "reason", "somebody uses it")));
+		g_string_free(ops, TRUE);
+	}
+}
+
+static void page_snapshots(JsonObject *o)
+{
+	JsonArray *a = array(o, "snapshots");
+	char n[32];
+
+	for (guint i = 0; a && i < json_array_get_length(a); i++) {
+		JsonObject *s = json_array_get_object_element(a, i);
+		const char *reason = json_str(s, "reason", NULL);
+
+		line("snapshot", "%s, %s, %s copied, clients %lld%s%s",
+		     clean(json_str(s, "name", "?")), json_str(s, "state", "?"),
+		     size_text(num(s, "copied"), n, sizeof(n)), num(s, "clients"),
+		     reason ? ": " : "", reason ? clean(reason) : "");
+	}
+}
+
 static void page_freeze(JsonObject *o)
 {
-	JsonNode *n = json_object_has_member(o, "holders") ? json_object_get_member(o, "holders") :
-		      NULL;
-	JsonArray *a = n && JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+	JsonArray *a = array(o, "holders");
 	const char *error = json_str(o, "freeze-error", NULL);
 
 	if (!is_frozen(o))
@@ -256,6 +296,8 @@ static void print_page(JsonObject *o)
 	       json_str(o, "personality", "?"));
 	page_state(o);
 	page_freeze(o);
+	page_blockers(o);
+	page_snapshots(o);
 	page_medium(o);
 	page_far(o);
 	line("users", "%lld, opened %lld times, requests in flight %lld", num(o, "users"),
