@@ -13,6 +13,7 @@
 #include "adopt.h"
 #include "control.h"
 #include "drive.h"
+#include "export.h"
 #include "kernel.h"
 #include "links.h"
 #include "nodes.h"
@@ -459,6 +460,7 @@ void stub_init(void)
 	setenv("SPICEBD_RUN_DIR", dir, 1);
 	g_log_set_always_fatal(G_LOG_LEVEL_CRITICAL | G_LOG_LEVEL_ERROR);
 	work_init();
+	exports_init();
 	must(control_init(&e) == 0 && drives_init(&e) == 0);
 	drives_follow();
 	control_listen();
