@@ -275,6 +275,13 @@ def qmp():
     yield cmd("nbd-server-start", '"addr":{"type":"inet","data":{"host":"h","port":"1","ipv6":false}}')
     yield cmd("nbd-server-add", disk + ',"name":"x","description":"d","writable":true')
     yield cmd("block-export-add", '"type":"nbd","id":"e","node-name":"n"') + cmd("block-export-del", '"id":"e"')
+    yield cmd("spicebd-snapshot-create", '"drive":"spicebd1","scratch":"/dev/fdset/0","name":"s","socket":"/x"') + \
+        cmd("spicebd-query-snapshots", '"drive":"spicebd1"') + \
+        cmd("spicebd-snapshot-delete", '"name":"s","force":true')
+    yield cmd("blockdev-add", '"driver":"file","node-name":"t","filename":"/dev/null"') + \
+        cmd("blockdev-backup", '"job-id":"j","device":"spicebd1","target":"t","sync":"none","speed":0') + \
+        cmd("query-block-jobs") + cmd("query-jobs") + cmd("block-job-cancel", '"device":"j","force":true') + \
+        cmd("job-cancel", '"id":"j"')
     yield u8(16 + 32 + 64) + cmd("query-block", op=6 + 64) + cmd("quit", op=6 + 64) + cmd("query-spicebd", op=70)
     yield u8(0 + 64) + cmd("query-block", op=6 + 64) + say('{"execute":"qmp_capabilities"}', op=70)
     yield u8(1, 5) + b'{"exe' + say('cute":"query-block"}')
