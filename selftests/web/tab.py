@@ -3,9 +3,11 @@
 """The page's modules in node, against a real spicebd-link: they connect, offer, serve
 what libnbd asks for, survive what no client asks for, give back and come back."""
 # timeout: 300
+import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -89,7 +91,7 @@ def reads(d, offer, want, what):
 def many_at_once(d, offer, want):
     """32 requests in flight on each of 4 streams, of all sizes and places."""
     hs = [t.nbd_on(d.open(0, offer, tag=n).fd) for n in range(2, 6)]
-    bad, rnd = 0, __import__("random").Random(3)
+    bad, rnd = 0, random.Random(3)
     for _ in range(6):
         pending = []
         for h in hs:
@@ -194,6 +196,10 @@ class Lossy:
         """(kind, payload) of the next one of these; each has to be whole."""
         while True:
             head = self.exactly(24)
+            # Between sessions zeros come before a RESYNC.
+            while head[0] == 0:
+                head = head.lstrip(b"\0")
+                head += self.exactly(24 - len(head))
             magic, kind, flags, _, length, _, _ = t.HEADER.unpack(head)
             assert magic == b"SBDF", head
             payload = self.exactly(length)
@@ -233,6 +239,70 @@ def where_bytes_are_lost(page, path, want):
     t.ok(again == o, "it is the same medium")
     lossy.p.kill()
     lossy.p.wait(LIMIT)
+
+
+def hostile_link(page, path):
+    """What no link sends: the session ends with a BYE that says so, and another one is
+    good after it."""
+    lossy = Lossy(page, path)
+    epoch = [100]
+
+    def fresh():
+        epoch[0] += 1
+        lossy.hello(epoch[0])
+        while struct.unpack_from("<I", lossy.frame(t.HELLO)[1], 8)[0] != epoch[0]:
+            pass
+        return lossy.frame(t.F_OFFER)[1][:4]
+
+    def u32(*v):
+        return struct.pack(f"<{len(v)}I", *v)
+
+    for what, frames in (
+            ("data of no stream", [(t.DATA, b"x", 9)]),
+            ("an empty DATA", [(t.F_OPEN, None, 1), (t.DATA, b"", 1)]),
+            ("more data than there is credit", [(t.F_OPEN, None, 1)] + 2 * [(t.DATA, bytes(60000), 1)]),
+            ("more credit than is allowed", [(t.F_OPEN, None, 1), (t.CREDIT, u32((1 << 24) + 1), 1)]),
+            ("no credit", [(t.F_OPEN, None, 1), (t.CREDIT, u32(0), 1)]),
+            ("an OPEN twice", [(t.F_OPEN, None, 1), (t.F_OPEN, None, 1)]),
+            ("an OPEN of the session", [(t.F_OPEN, None, 0)]),
+            ("a CLOSE twice", [(t.F_OPEN, None, 1), (t.CLOSE, u32(0), 1), (t.CLOSE, u32(0), 1)]),
+            ("a short PING", [(t.PING, b"x", 0)]), ("a short NOTICE", [(t.F_NOTICE, b"xxxx", 0)]),
+            ("a NOTICE that is no text", [(t.F_NOTICE, u32(1, 1) + b"\xff", 0)]),
+            ("a NOTICE with a new line", [(t.F_NOTICE, u32(1, 1) + b"a\nb", 0)]),
+            ("what a share may say only", [(t.F_OFFER, bytes(64), 0)]),
+            ("an unknown kind", [(99, b"", 0)])):
+        if epoch[0] % 4 == 0:       # after several in a row the port would be left alone
+            lossy.p.kill()
+            lossy.p.wait(LIMIT)
+            lossy = Lossy(page, path)
+        offer = fresh()
+        for kind, payload, stream in frames:
+            lossy.send(kind, offer + u32(0) if payload is None else payload, stream)
+        kind, bye = lossy.frame(t.BYE)
+        t.ok(struct.unpack_from("<I", bye)[0] == 1, f"a hostile link: {what}")
+    fresh()
+    lossy.send(0x8063, b"whatever")
+    lossy.send(t.PING, b"12345678")
+    t.ok(lossy.frame(t.BYE, t.PONG) == (t.PONG, b"12345678"), "an unknown optional kind is passed over")
+    offer = fresh()
+    for n in range(1, 18):
+        lossy.send(t.F_OPEN, offer + u32(1 << 16), n)
+    t.ok(struct.unpack_from("<I", lossy.frame(t.CLOSE, t.BYE)[1])[0] == 6, "a 17th stream is refused")
+    rnd = random.Random(11)
+    for n in range(600):
+        if n % 6 == 0:
+            epoch[0] += 1
+            lossy.hello(epoch[0])
+        whole = bytearray(lossy.pack(rnd.choice((t.F_OPEN, t.DATA, t.CREDIT, t.CLOSE, t.PING, t.F_NOTICE)),
+                                     rnd.randbytes(rnd.choice((0, 4, 8, 300))), rnd.choice((0, 1, 2))))
+        for _ in range(rnd.randrange(3)):
+            whole[rnd.randrange(len(whole))] ^= 1 << rnd.randrange(8)
+        lossy.s.sendall(whole)
+    lossy.s.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(ConnectionResetError):
+        while lossy.s.recv(65536):
+            pass
+    t.ok(lossy.p.wait(LIMIT) == 0, "600 frames at random, some changed: it does not fall over")
 
 
 OPTS, REQ = 0x49484156454F5054, 0x25609513
@@ -436,6 +506,7 @@ def main():
             changes(d, tab, directory, o)
             tab.end()
         refused(page, directory)
+        hostile_link(page, f"{directory}/a disc.iso")
         where_bytes_are_lost(page, f"{directory}/a disc.iso", want)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

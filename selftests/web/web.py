@@ -327,17 +327,19 @@ class Lingerers:
             s.close()
 
 
-def rights(web):
-    with open(f"/proc/{web.p.pid}/status", encoding="ascii") as f:
-        status = dict(line.rstrip("\n").split(":\t", 1) for line in f)
-    equal({status[c] for c in ("CapEff", "CapPrm", "CapInh", "CapAmb")}, {"0" * 16},
-          "no capability")
-    equal(status["NoNewPrivs"], "1", "no new privileges")
+def rights(web, what):
+    """Of every thread; GLib has some of its own."""
+    found = []
+    for thread in os.listdir(f"/proc/{web.p.pid}/task"):
+        with open(f"/proc/{web.p.pid}/task/{thread}/status", encoding="ascii") as f:
+            found.append(dict(line.rstrip("\n").split(":\t", 1) for line in f))
+    for c in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"):
+        if c != "CapBnd" or os.geteuid() == 0:
+            equal({s[c] for s in found}, {"0" * 16}, f"{what}: no capability: {c}")
+    equal({s["NoNewPrivs"] for s in found}, {"1"}, f"{what}: no new privileges")
     if os.geteuid() == 0:
-        ok("0" not in status["Uid"].split() and not status["Groups"].strip(), "not root's",
-           status["Uid"])
-    else:
-        procs.skip("not root's", "the test is not root's")
+        ok(not any("0" in s["Uid"].split() or s["Groups"].strip() for s in found),
+           f"{what}: not root's", found[0]["Uid"])
 
 
 def over_tls(tls, link):
@@ -357,6 +359,7 @@ def over_tls(tls, link):
     ok(b"HTTP/1" not in got, "https: http is not answered", got)
     whole(web, link)
     slow_readers_tls(web, link)
+    rights(web, "https")
     try:
         status = Tab(web, origin=f"http://{web.host}").status
     except Refused as e:
@@ -390,7 +393,7 @@ def test():
     large_requests(web)
     no_link(web, link)
     crowd(web, link)
-    rights(web)
+    rights(web, "http")
     over_tls(tls, link)
     for who, what in slow:
         who.check(what)
