@@ -4,6 +4,7 @@
 """A far end that takes longer than a stranger is given: it is let in all the same.
 And strangers that say nothing keep nobody out, for all that."""
 import contextlib
+import signal
 import socket
 import struct
 import subprocess
@@ -132,6 +133,30 @@ def slow_tickets():
         t.ok("did not authenticate in time" not in link.log_text(), "and nobody was sent away")
 
 
+def silent_link():
+    """A link that is silent, and again: the second time the share waits for longer."""
+    with t.Link("ping-timeout=120", tcp=True, password="x") as link:
+        d = link.daemon()
+        d.send(t.ADD_PORT, 0)
+        with shared(link.uri, link) as said:
+            def lost():
+                return sum('"drive-lost"' in line for line in list(said))
+            ports_up(d, 1, 60)
+            link.proc.send_signal(signal.SIGSTOP)
+            end = time.monotonic() + 60
+            while not lost() and time.monotonic() < end:
+                time.sleep(0.05)
+            t.ok(lost() == 1, "a silent link is given up")
+            link.proc.send_signal(signal.SIGCONT)
+            t.ok(ports_up(d, 1, 120) == {0}, "the share comes again")
+            link.proc.send_signal(signal.SIGSTOP)
+            time.sleep(13)		# more than the first time took
+            link.proc.send_signal(signal.SIGCONT)
+            d.send(t.ADD_PORT, 1)
+            t.ok(d.expect(t.PORT_UP, t.PORT_DOWN, timeout=120).port == 1, "and stays, silent as it is")
+            t.ok(lost() == 1, "nothing was given up")
+
+
 def silent_strangers():
     """All places are taken by who says nothing: the next one gets in, at their cost."""
     with t.Link(tcp=True, password="x") as link:
@@ -183,6 +208,7 @@ def strangers_in_tls():
 
 def main():
     slow_tickets()
+    silent_link()
     silent_strangers()
     strangers_in_tls()
 

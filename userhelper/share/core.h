@@ -62,6 +62,8 @@ struct spicebd_share {
 	uint8_t boot_id[FRAME_UUID_LEN];
 	bool checked;		/* frames of the last session were: the links are a guest's */
 	uint64_t read_bytes, write_bytes;
+	long long silent_at;	/* when a port was last given up, ... */
+	unsigned int silences;	/* ... and how often, up to a bound */
 	size_t windows;		/* given to streams, of SHARE_WINDOWS */
 	uint32_t last_offer;	/* number given out */
 	unsigned int folders;	/* not yet reaped */

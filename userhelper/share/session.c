@@ -20,7 +20,13 @@
 #define HELLO_TRIES	60	/* then only the link can begin */
 #define HELLO_TELL	4	/* tries after which the user hears of it */
 #define PING_INTERVAL	2000
+/*
+ * Without a sign of life; twice as long after each time that it was over, so that an
+ * end that is only slow is not left again and again, until all was well for long.
+ */
 #define PING_TIMEOUT	10000
+#define PING_DOUBLED_MAX 3
+#define PING_CALM_MS	600000
 #define FAULTS_MAX	5	/* in FAULTS_MS; then the port is left alone */
 #define FAULTS_MS	60000
 #define STREAM_STUBS	32	/* refused streams whose CLOSE is awaited */
@@ -242,21 +248,33 @@ void session_closed(struct port *p, const char *why)
 
 /* ---- liveness */
 
+static unsigned int ping_timeout(struct spicebd_share *share)
+{
+	if (now_ms() - share->silent_at > PING_CALM_MS)
+		share->silences = 0;
+	return PING_TIMEOUT << share->silences;
+}
+
 static gboolean on_ping_timer(gpointer data)
 {
 	struct port *p = data;
+	unsigned int limit = ping_timeout(p->share);
+	char text[64];
 
-	if (now_ms() - p->last_rx < PING_TIMEOUT) {
+	if (now_ms() - p->last_rx < limit) {
 		if (p->control_out < SHARE_CONTROL_MAX / 2)
 			send_u64(p, FRAME_PING, now_ms());
 		return G_SOURCE_CONTINUE;
 	}
 	p->ping_timer = 0;
+	p->share->silent_at = now_ms();
+	p->share->silences = MIN(p->share->silences + 1, PING_DOUBLED_MAX);
 	reset(p, PORT_WAIT_HELLO, "nothing was heard of the other end");
 	p->hello_tries = 0;
 	expect_hello(p);
-	share_event(p->share, SPICEBD_SHARE_PORT_LOST, p->drive, NULL,
-		    "nothing was heard of the other end for 10 s");
+	snprintf(text, sizeof(text), "nothing was heard of the other end for %u s",
+		 limit / 1000);
+	share_event(p->share, SPICEBD_SHARE_PORT_LOST, p->drive, NULL, text);
 	return G_SOURCE_REMOVE;
 }
 
@@ -271,7 +289,7 @@ static bool send_hello(struct port *p)
 		.epoch = p->peer.epoch,
 		.frame_max = FRAME_MAX,
 		.ping_interval = PING_INTERVAL,
-		.ping_timeout = PING_TIMEOUT,
+		.ping_timeout = ping_timeout(p->share),
 	};
 	uint8_t b[FRAME_SMALL_MAX];
 
