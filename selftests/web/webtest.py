@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "procs"))
@@ -44,6 +45,69 @@ class StubLink:
         return False
 
 
+class Encrypted:
+    """TLS on a socket, for one thread that sends and another one that receives, which
+    ssl's own sockets are not made for."""
+
+    def __init__(self, context, raw, name):
+        self.raw = raw
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+        self.lock = threading.Lock()        # guards tls and both BIOs
+        self.sending = threading.Lock()     # what leaves keeps its order
+        while not self._try(self.tls.do_handshake):
+            self._more()
+
+    def _try(self, fn, *args):
+        """[what it returns], or nothing when more has to come first."""
+        with self.sending:
+            with self.lock:
+                try:
+                    got = [fn(*args)]
+                except ssl.SSLWantReadError:
+                    got = []
+                except ssl.SSLEOFError:
+                    got = [b""]
+                out = self.outgoing.read()
+            if out:
+                self.raw.sendall(out)
+        return got
+
+    def _more(self):
+        data = self.raw.recv(65536)
+        with self.lock:
+            if data:
+                self.incoming.write(data)
+            else:
+                self.incoming.write_eof()
+
+    def recv(self, n):
+        while not (got := self._receive(n)):
+            self._more()
+        return got[0]
+
+    def _receive(self, n):
+        with self.lock:
+            try:
+                return [self.tls.read(n)]
+            except ssl.SSLWantReadError:
+                return []
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                return [b""]
+
+    def sendall(self, data):
+        self._try(self.tls.write, data)
+
+    def close(self):
+        self.raw.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
 class Web:
     """spicebd-web, at a port that the kernel chose."""
 
@@ -68,8 +132,7 @@ class Web:
 
     def connect(self, encrypted=True):
         s = socket.create_connection(("127.0.0.1", self.port), LIMIT)
-        return self.tls.wrap_socket(s, server_hostname="localhost") \
-            if self.tls and encrypted else s
+        return Encrypted(self.tls, s, "localhost") if self.tls and encrypted else s
 
     def ask(self, path="/", method="GET", host="", headers=(), body=b""):
         """(status, {header: value}, body); host None: no Host at all"""

@@ -37,12 +37,21 @@ function quoted(word) {
 	return /^[\w.:@%+,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
+// Not "disabled": who is at a button by the keyboard would be thrown out of it.
+function usable(id, yes) {
+	$(id).setAttribute("aria-disabled", String(!yes));
+}
+
 function showConnection() {
 	const off = share.state === "off", busy = share.state === "connecting";
+
+	const here = document.activeElement === $("disconnect");
 
 	$("connect").hidden = !off;
 	$("disconnect").hidden = off;
 	$("password").disabled = !off;
+	if (off && here)
+		$("password").focus();
 	if (busy)
 		$("status").textContent = "Connecting.";
 	else if (off)
@@ -75,8 +84,8 @@ function showMedium() {
 	$("how").hidden = !waits;
 	if (waits)
 		$("command").textContent = `spicebdctl insert spicebd${share.drive} ${quoted(`spice:${m.name}`)}`;
-	$("eject").disabled = !share.inserted || !share.isUp() || share.asked !== null;
-	$("take").disabled = !m;
+	usable("eject", share.inserted && share.isUp() && !share.asked);
+	usable("take", m !== null);
 }
 
 let last = {medium: null, served: 0, at: 0};
@@ -120,10 +129,8 @@ $("login").addEventListener("submit", (e) => {
 	$("password").value = "";
 	$("disconnect").focus();
 });
-$("disconnect").addEventListener("click", () => {
-	share.stop("the person at the browser disconnected");
-	$("connect").focus();
-});
+$("disconnect").addEventListener("click", () =>
+	share.stop("the person at the browser disconnected"));
 $("drive").addEventListener("change", () => share.choose(Number($("drive").value)));
 $("file").addEventListener("change", () => {
 	pick($("file").files[0]);
@@ -131,7 +138,7 @@ $("file").addEventListener("change", () => {
 });
 $("eject").addEventListener("click", () => share.eject());
 $("take").addEventListener("click", () => {
-	if (!share.inserted || confirm("The drive has it still: whoever uses it there will see errors. Take it away?"))
+	if (share.medium && (!share.inserted || confirm("The drive has it still: whoever uses it there will see errors. Take it away?")))
 		share.takeAway();
 });
 
