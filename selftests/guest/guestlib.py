@@ -62,12 +62,12 @@ def spice_ports(spice, ports=2):
 # ---- the machine, whose command is a shell that is told what to do
 
 class Guest:
-    def __init__(self, kernel, tmp, qemu, *options):
+    def __init__(self, kernel, tmp, qemu, *options, systemd=True):
         """qemu: arguments for QEMU; options: for selftests/vm/run"""
         self.dir = os.path.join(tmp, "share")
         os.mkdir(self.dir)
-        cmd = [f"{TREE}/selftests/vm/run", "--kernel", kernel, "--systemd", "--timeout", "900",
-               "--share", self.dir, *options]
+        cmd = [f"{TREE}/selftests/vm/run", "--kernel", kernel, "--timeout", "900",
+               "--share", self.dir, *(["--systemd"] if systemd else []), *options]
         for a in qemu:
             cmd += ["--qemu-arg", a]
         loop = """n=0; : >"$SPICEBD_SHARE/up"
