@@ -25,6 +25,7 @@
  * end that is only slow is not left again and again, until all was well for long.
  */
 #define PING_TIMEOUT	10000
+#define PING_LINKING	30000
 #define PING_DOUBLED_MAX 3
 #define PING_CALM_MS	600000
 #define FAULTS_MAX	5	/* in FAULTS_MS; then the port is left alone */
@@ -255,10 +256,32 @@ static unsigned int ping_timeout(struct spicebd_share *share)
 	return PING_TIMEOUT << share->silences;
 }
 
+static bool linking(const struct port *p)
+{
+	for (GList *l = p->share->ports; l; l = l->next) {
+		const struct port *other = l->data;
+
+		if (other->site == p->site && !other->opened && !other->gone)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A link that still links other channels of the session may be busy with that for long:
+ * for each of them libspice-server makes a key.
+ */
+static unsigned int silence_borne(struct port *p)
+{
+	unsigned int limit = ping_timeout(p->share);
+
+	return linking(p) ? MAX(limit, PING_LINKING) : limit;
+}
+
 static gboolean on_ping_timer(gpointer data)
 {
 	struct port *p = data;
-	unsigned int limit = ping_timeout(p->share);
+	unsigned int limit = silence_borne(p);
 	char text[64];
 
 	if (now_ms() - p->last_rx < limit) {
