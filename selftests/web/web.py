@@ -10,7 +10,7 @@ import subprocess
 import threading
 
 import webtest
-from webtest import BINARY, CLOSE, LIMIT, PING, PONG, TEXT, Refused, StubLink, Tab, Web
+from webtest import BINARY, CLOSE, LIMIT, PING, PONG, TEXT, Refused, StubLink, Tab, Web, parse
 import procs
 from procs import equal, ok, run
 
@@ -113,6 +113,18 @@ def wrong_requests(web):
         ok(status in (400, 404) and b"root:" not in body, f"path {path[:30]}", status)
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
         equal(web.ask(method=method)[0], 405, method)
+
+
+def one_request(web):
+    with web.connect() as s:
+        s.sendall(f"GET / HTTP/1.1\r\nHost: {web.host}\r\n\r\n".encode())
+        got = b""
+        while data := s.recv(65536):
+            got += data
+    status, headers, body = parse(got)
+    ok(status == 200 and headers["connection"] == "close" and
+       int(headers["content-length"]) == len(body),
+       "a connection has one request, whole, and is told so", headers)
 
 
 def large_requests(web):
@@ -390,6 +402,7 @@ def test():
     whole(web, link)
     hostile(web, link)
     slow_readers(web, link)
+    one_request(web)
     large_requests(web)
     no_link(web, link)
     crowd(web, link)

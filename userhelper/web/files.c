@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define FILES_MAX	32
-#define FILE_SIZE_MAX	(256 << 10)
+#define FILE_SIZE_MAX	(64 << 10)	/* fits into a socket's buffer */
 
 static struct web_file files[FILES_MAX];
 static unsigned int nr_files;

@@ -36,8 +36,6 @@ static void refuse(SoupServerMessage *msg, unsigned int status, const char *why)
 	soup_server_message_set_status(msg, status, NULL);
 	soup_server_message_set_response(msg, "text/plain; charset=utf-8", SOUP_MEMORY_COPY, why,
 					 strlen(why));
-	soup_message_headers_replace(soup_server_message_get_response_headers(msg),
-				     "Connection", "close");
 }
 
 /* The answer that makes it a WebSocket has been written. */
@@ -80,6 +78,10 @@ static void on_request(SoupServer *server, SoupServerMessage *msg, const char *p
 	const char *method = soup_server_message_get_method(msg);
 	const struct web_file *f = files_find(path);
 
+
+	/* libsoup does so anyhow where it was given a stream; it is to be said, too. */
+	soup_message_headers_replace(soup_server_message_get_response_headers(msg),
+				     "Connection", "close");
 	if (!own_host(host)) {
 		refuse(msg, SOUP_STATUS_FORBIDDEN, "this server has another name (see --name)");
 		return;

@@ -19,6 +19,12 @@
 #define BACKLOG		32
 #define RETRY_TIME	1000	/* ms, when there is no descriptor left */
 #define IDLE_TIME	15	/* s of silence, in HTTP and in the handshake of TLS */
+/*
+ * The answer to a request, of which a connection has one, fits into the socket's buffer:
+ * so libsoup never waits, with everybody else, for a client to take the last bytes of a
+ * connection that it closes.
+ */
+#define SEND_BUFFER	(208 << 10)
 
 struct conn {
 	GSocket *socket;
@@ -130,6 +136,7 @@ static void set_limits(GSocket *s)
 {
 	g_socket_set_timeout(s, IDLE_TIME);
 	g_socket_set_keepalive(s, TRUE);
+	g_socket_set_option(s, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER, NULL);
 	g_socket_set_option(s, IPPROTO_TCP, TCP_NODELAY, 1, NULL);
 	g_socket_set_option(s, IPPROTO_TCP, TCP_KEEPIDLE, 15, NULL);
 	g_socket_set_option(s, IPPROTO_TCP, TCP_KEEPINTVL, 5, NULL);
