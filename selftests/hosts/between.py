@@ -102,6 +102,9 @@ class World:
                        if d["state"] == "ready" and d["freeze"] == "thawed"],
               lambda: f"the drive runs at b: {self.told()}")
         drive = self.b.with_medium()[0]
+        # At once: if a can still write it does so meanwhile, and the log will tell.
+        writer = Writer(drive["device"], "B", dict(self.writer.done))
+        writer.some()
         if known:
             until(lambda: [d for d in self.a.drives().values() if d["state"] == "inactive"],
                   lambda: f"a knows that it has gone: {self.told()}")
@@ -109,8 +112,6 @@ class World:
             if drive["drive"] not in reason or not re.search("unix:|ssh:", reason):
                 raise AssertionError(f"a does not say where it is: {reason}")
             self.writer.fails()
-        writer = Writer(drive["device"], "B", dict(self.writer.done))
-        writer.some()
         writer.end()
         same(self.events.count(drive["device"], self.begin), 1, "media changes told at b")
         same(drive["generation"], 1, "generations at b")
