@@ -35,6 +35,16 @@ enum io_event {
 };
 
 /**
+ * struct io_figures - what has gone over the connections since the medium came
+ * @sent, @received: payload, bytes
+ * @latency_us: from sending a request to its answer, of late; 0: none was timed
+ */
+struct io_figures {
+	uint64_t sent, received;
+	int64_t latency_us;
+};
+
+/**
  * struct io_params - what the threads need to know
  * @memory: bytes that each thread registers with the kernel, or 0
  * @write_limit: bytes of writes under way, over all threads; 0: no limit
@@ -89,6 +99,8 @@ unsigned int io_nr_queues(const struct io *io);
  * Everything that is unanswered is sent over them. The handles are taken over.
  */
 void io_connect(struct io *io, struct nbd_handle **h, unsigned int n);
+
+void io_figures(const struct io *io, struct io_figures *out);
 
 /* Number of the last io_connect(). */
 unsigned int io_round(const struct io *io);

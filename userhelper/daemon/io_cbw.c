@@ -44,6 +44,7 @@ void ioq_copy_done(struct ioq *q, void *owner, int error)
 		return;
 	}
 	unlink_copy(q, copy);
+	ioq_traffic(q, 0, copy->len);
 	cbw_read_done(copy, error);
 }
 

@@ -3,7 +3,7 @@
  * What the files of a medium's I/O share: io.c has the main thread's side,
  * io_thread.c the threads and their connections, io_request.c a request from
  * the kernel's message to its answer, io_cache.c what is fetched ahead, io_cbw.c
- * what writes wait for while there is a snapshot.
+ * what writes wait for while there is a snapshot, io_measure.c the figures.
  */
 #ifndef SPICEBD_IO_IMPL_H
 #define SPICEBD_IO_IMPL_H
@@ -71,6 +71,12 @@ struct ioq {
 	/* written by the thread alone, so that threads share nothing on the way */
 	gint unanswered, sent_writes;
 	uint64_t acked;			/* writes */
+	uint64_t sent_bytes, received_bytes;
+	int64_t latency_us;		/* smoothed; 0: nothing was timed yet */
+	/* io_measure.c: the one that is timed, since when, and not before when */
+	const struct ring_slot *timed;
+	int64_t timed_us;
+	long long timed_next;
 };
 
 struct io {
@@ -123,6 +129,11 @@ bool ioq_answer_from_cache(struct ioq *q, struct ring_slot *s, bool again);
 void ioq_try_again(struct ioq *q);
 void ioq_submit_fetches(struct ioq *q);
 void ioq_tell_path(struct ioq *q);
+
+/* io_measure.c */
+void ioq_traffic(struct ioq *q, uint64_t sent, uint64_t received);
+void ioq_timed_sent(struct ioq *q, const struct ring_slot *s);
+void ioq_timed_came(struct ioq *q, const struct ring_slot *s);
 
 /* io_cbw.c */
 bool ioq_must_wait(struct ioq *q, const struct ring_slot *s);

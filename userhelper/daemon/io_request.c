@@ -132,6 +132,9 @@ static void part_done(struct ring_slot *s, int error)
 		return;
 	slot_list_del(&q->out, s);
 	account(q, s, false);
+	if (s->op == SPICEBD_OP_READ)
+		ioq_traffic(q, 0, s->length);
+	ioq_timed_came(q, s);
 	measure_came(q, s);
 	ioq_answer(q, s, s->part_error);
 	q->hot = true;
@@ -226,6 +229,9 @@ static void submit(struct ioq *q, struct ring_slot *s)
 		s->mark = io_acked_writes(q->io);
 	slot_list_add(&q->out, s);
 	account(q, s, true);
+	if (s->op == SPICEBD_OP_WRITE)
+		ioq_traffic(q, s->length, 0);
+	ioq_timed_sent(q, s);
 	measure_sent(q, s);
 	if (q->out.n == 1 && !q->fetching && !q->copying)
 		q->heard = q->now;
@@ -252,6 +258,7 @@ static void submit(struct ioq *q, struct ring_slot *s)
 		if (!--s->parts) {
 			slot_list_del(&q->out, s);
 			account(q, s, false);
+			ioq_timed_came(q, s);
 			measure_came(q, s);
 			ioq_answer(q, s, s->part_error);
 			return;

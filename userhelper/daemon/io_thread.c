@@ -48,6 +48,7 @@ static void drop_connection(struct ioq *q)
 	q->fetching = 0;
 	q->again = false;
 	q->write_bytes = q->read_bytes = 0;
+	q->timed = NULL;
 	q->stalled = false;
 }
 
