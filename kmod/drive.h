@@ -333,7 +333,7 @@ struct sbd_stats {
  * @cdrom_unlock: the layer has to forget its door lock, which force opened
  * @media_event: the medium changed since the CD-ROM layer last asked
  * @ctl: see the top of this file
- * @lock: guards all from here to @freeze_error
+ * @lock: guards all from here to @verdict_since
  * @tray: tray, medium, lock
  * @medium: the medium, if there is one
  * @generation: counts changes of medium
@@ -360,6 +360,8 @@ struct sbd_stats {
  * @nr_holders: how many; none, and only then, is it thawed
  * @freeze_epoch: counts freezes begun, another try after a failure too
  * @freeze_error: errno of the flush, if it failed
+ * @verdict: enum spicebd_verdict: why the last medium went
+ * @verdict_since: jiffies
  * @clock_work: ends them when time is over
  * @freeze_work: drains and flushes; waits for the helper
  * @holders_work: takes holders whose limit has come
@@ -421,6 +423,8 @@ struct sbd_drive {
 	u32 nr_holders;
 	u64 freeze_epoch;
 	int freeze_error;
+	u32 verdict;
+	unsigned long verdict_since;
 
 	struct delayed_work clock_work;
 	struct work_struct freeze_work;
@@ -620,6 +624,16 @@ void sbd_event_eject_request(struct sbd_drive *d);
 void sbd_event_unused(struct sbd_drive *d);
 void sbd_event_probe(struct sbd_drive *d);
 void sbd_event_probe_work(struct work_struct *work);
+
+/* sbd_verb()'s args: below are the SBD_ARG_* of tray.h, above an enum spicebd_verdict. */
+#define SBD_ARG_VERDICT_SHIFT	8
+
+/* condition.c */
+enum spicebd_condition sbd_condition(const struct sbd_drive *d);
+bool sbd_hold_left(const struct sbd_drive *d, u32 *ms);
+u64 sbd_verdict_age(const struct sbd_drive *d);
+ssize_t sbd_condition_show(struct sbd_drive *d, char *buf);
+ssize_t sbd_cause_show(struct sbd_drive *d, char *buf);
 
 /* stats.c */
 extern const struct attribute_group *sbd_sysfs_groups[];

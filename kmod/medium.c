@@ -162,7 +162,8 @@ static bool takes_medium(const struct sbd_drive *d, enum sbd_verb verb)
  * sbd_verb - carry out a verb of the drive's tray
  * @d: the drive
  * @verb: what to do
- * @args: SBD_ARG_FORCE, SBD_ARG_SELF
+ * @args: SBD_ARG_FORCE, SBD_ARG_SELF; of an eject, enum spicebd_verdict shifted
+ *	by SBD_ARG_VERDICT_SHIFT
  * @m: the medium, for SBD_VERB_INSERT; the asker is the drive's helper
  * @generation: where the new generation goes, or NULL
  *
@@ -177,11 +178,13 @@ static bool takes_medium(const struct sbd_drive *d, enum sbd_verb verb)
 int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 	     const struct sbd_medium *m, u64 *generation)
 {
+	u32 verdict = args >> SBD_ARG_VERDICT_SHIFT;
 	unsigned int noio = sbd_ctl_lock(d);
 	unsigned int happened = 0;
 	struct sbd_tray tray;
 	int ret;
 
+	args &= BIT(SBD_ARG_VERDICT_SHIFT) - 1;
 	spin_lock(&d->lock);
 	if (d->gate & SBD_GATE_GONE) {
 		ret = -ENODEV;
@@ -198,6 +201,11 @@ int sbd_verb(struct sbd_drive *d, enum sbd_verb verb, unsigned int args,
 	if (!ret && m && !d->nr_socks)
 		ret = -ENOTCONN;
 	if (!ret) {
+		if (verb == SBD_VERB_INSERT || verb == SBD_VERB_REMOVE ||
+		    verb == SBD_VERB_EJECT) {
+			d->verdict = verdict;
+			d->verdict_since = jiffies;
+		}
 		d->tray = tray;
 		apply(d, args, happened, m);
 	} else if (happened & SBD_TRAY_REQUEST) {

@@ -131,10 +131,18 @@ sbd_set_policy[SPICEBD_A_DRIVE_STALL_TIMEOUT + 1] = {
 		NLA_POLICY_FULL_RANGE(NLA_U32, &sbd_stall_range),
 };
 
-/* DRIVE_DEL, MEDIUM_REMOVE, TRAY_OPEN, EJECT, UNLOCK */
+/* DRIVE_DEL, MEDIUM_REMOVE, TRAY_OPEN, UNLOCK */
 static const struct nla_policy sbd_force_policy[SPICEBD_A_DRIVE_FORCE + 1] = {
 	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
 	[SPICEBD_A_DRIVE_FORCE] = { .type = NLA_FLAG },
+};
+
+static const struct nla_policy
+sbd_eject_policy[SPICEBD_A_DRIVE_VERDICT + 1] = {
+	[SPICEBD_A_DRIVE_INDEX] = SBD_INDEX_POLICY,
+	[SPICEBD_A_DRIVE_FORCE] = { .type = NLA_FLAG },
+	[SPICEBD_A_DRIVE_VERDICT] =
+		NLA_POLICY_MAX(NLA_U32, SPICEBD_VERDICT_INACTIVE),
 };
 
 static const struct nla_policy
@@ -366,8 +374,23 @@ static int fill_constants(struct sk_buff *skb, const struct sbd_drive *d)
 }
 
 /* drive->lock held */
+static int fill_condition(struct sk_buff *skb, const struct sbd_drive *d)
+{
+	if (nla_put_u32(skb, SPICEBD_A_DRIVE_CONDITION, sbd_condition(d)))
+		return -EMSGSIZE;
+	if (d->tray.medium || d->verdict == SPICEBD_VERDICT_NONE)
+		return 0;
+	if (nla_put_u32(skb, SPICEBD_A_DRIVE_VERDICT, d->verdict) ||
+	    nla_put_u64_64bit(skb, SPICEBD_A_DRIVE_VERDICT_SINCE,
+			      sbd_verdict_age(d), SPICEBD_A_DRIVE_PAD))
+		return -EMSGSIZE;
+	return 0;
+}
+
+/* drive->lock held */
 static int fill_state(struct sk_buff *skb, struct sbd_drive *d, bool manager)
 {
+	u32 left;
 	int ret;
 
 	if (nla_put_s32(skb, SPICEBD_A_DRIVE_RECONNECT_TIMEOUT,
@@ -392,16 +415,12 @@ static int fill_state(struct sk_buff *skb, struct sbd_drive *d, bool manager)
 	if (d->helper.pid &&
 	    nla_put_u32(skb, SPICEBD_A_DRIVE_HELPER_PID, d->helper.pid))
 		return -EMSGSIZE;
-	if (d->clock_running && d->reconnect_timeout >= 0) {
-		unsigned long end = d->clock_start + d->reconnect_timeout * HZ;
-		unsigned long now = jiffies;
-		u32 left = time_after(end, now) ? jiffies_to_msecs(end - now) :
-						  0;
-
-		if (nla_put_u32(skb, SPICEBD_A_DRIVE_HOLD_LEFT, left))
-			return -EMSGSIZE;
-	}
-	ret = fill_freeze(skb, d, manager);
+	if (sbd_hold_left(d, &left) &&
+	    nla_put_u32(skb, SPICEBD_A_DRIVE_HOLD_LEFT, left))
+		return -EMSGSIZE;
+	ret = fill_condition(skb, d);
+	if (!ret)
+		ret = fill_freeze(skb, d, manager);
 	if (!ret && d->tray.medium)
 		ret = fill_medium(skb, &d->medium, manager);
 	return ret;
@@ -945,8 +964,8 @@ static int sbd_medium_set_doit(struct sk_buff *skb, struct genl_info *info)
 	return ret;
 }
 
-static int do_verb(struct sk_buff *skb, struct genl_info *info,
-		   enum sbd_verb verb, bool force)
+static int do_verb_args(struct sk_buff *skb, struct genl_info *info,
+			enum sbd_verb verb, unsigned int args)
 {
 	struct sbd_drive *d;
 	int ret;
@@ -954,7 +973,7 @@ static int do_verb(struct sk_buff *skb, struct genl_info *info,
 	d = managed_drive(skb, info, info->attrs[SPICEBD_A_DRIVE_INDEX]);
 	if (IS_ERR(d))
 		return PTR_ERR(d);
-	ret = sbd_verb(d, verb, force ? SBD_ARG_FORCE : 0, NULL, NULL);
+	ret = sbd_verb(d, verb, args, NULL, NULL);
 	if (ret == -EBUSY && READ_ONCE(d->freeze))
 		say(info, ret, "the drive is frozen");
 	else if (ret == -EBUSY)
@@ -963,6 +982,12 @@ static int do_verb(struct sk_buff *skb, struct genl_info *info,
 		say(info, ret, verb_why(ret));
 	sbd_drive_put(d);
 	return ret;
+}
+
+static int do_verb(struct sk_buff *skb, struct genl_info *info,
+		   enum sbd_verb verb, bool force)
+{
+	return do_verb_args(skb, info, verb, force ? SBD_ARG_FORCE : 0);
 }
 
 static int sbd_medium_remove_doit(struct sk_buff *skb, struct genl_info *info)
@@ -984,8 +1009,13 @@ static int sbd_tray_close_doit(struct sk_buff *skb, struct genl_info *info)
 
 static int sbd_eject_doit(struct sk_buff *skb, struct genl_info *info)
 {
-	return do_verb(skb, info, SBD_VERB_EJECT,
-		       info->attrs[SPICEBD_A_DRIVE_FORCE]);
+	struct nlattr *verdict = info->attrs[SPICEBD_A_DRIVE_VERDICT];
+
+	return do_verb_args(skb, info, SBD_VERB_EJECT,
+			    (info->attrs[SPICEBD_A_DRIVE_FORCE] ?
+			     SBD_ARG_FORCE : 0) |
+			    (verdict ? nla_get_u32(verdict) <<
+			     SBD_ARG_VERDICT_SHIFT : 0));
 }
 
 static int sbd_lock_doit(struct sk_buff *skb, struct genl_info *info)
@@ -1200,7 +1230,7 @@ static const struct genl_ops sbd_ops[] = {
 	SBD_OP(MEDIUM_REMOVE, sbd_medium_remove_doit, sbd_force_policy),
 	SBD_OP(TRAY_OPEN, sbd_tray_open_doit, sbd_force_policy),
 	SBD_OP(TRAY_CLOSE, sbd_tray_close_doit, sbd_index_policy),
-	SBD_OP(EJECT, sbd_eject_doit, sbd_force_policy),
+	SBD_OP(EJECT, sbd_eject_doit, sbd_eject_policy),
 	SBD_OP(LOCK, sbd_lock_doit, sbd_index_policy),
 	SBD_OP(UNLOCK, sbd_unlock_doit, sbd_force_policy),
 	SBD_OP(MEDIUM_SET, sbd_medium_set_doit, sbd_insert_policy),

@@ -114,34 +114,19 @@ static ssize_t tray_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(tray);
 
-/* drive->lock held */
-static const char *state_word(const struct sbd_drive *d)
-{
-	if (d->gate & SBD_GATE_GONE)
-		return "gone";
-	if (d->gate & SBD_GATE_STALE)
-		return "stale";
-	if (!sbd_readable(d))
-		return "empty";
-	if (d->freeze)
-		return "frozen";
-	if (!d->ready)
-		return "settling";
-	return sbd_flowing(d) ? "ready" : "held";
-}
-
 static ssize_t state_show(struct device *dev, struct device_attribute *attr,
 			  char *buf)
 {
-	struct sbd_drive *d = dev_drive(dev);
-	const char *word;
-
-	spin_lock(&d->lock);
-	word = state_word(d);
-	spin_unlock(&d->lock);
-	return sysfs_emit(buf, "%s\n", word);
+	return sbd_condition_show(dev_drive(dev), buf);
 }
 static DEVICE_ATTR_RO(state);
+
+static ssize_t cause_show(struct device *dev, struct device_attribute *attr,
+			  char *buf)
+{
+	return sbd_cause_show(dev_drive(dev), buf);
+}
+static DEVICE_ATTR_RO(cause);
 
 static ssize_t deferred_show(struct device *dev,
 			     struct device_attribute *attr, char *buf)
@@ -262,6 +247,7 @@ static struct attribute *sbd_attrs[] = {
 	&dev_attr_personality.attr,
 	&dev_attr_tray.attr,
 	&dev_attr_state.attr,
+	&dev_attr_cause.attr,
 	&dev_attr_deferred.attr,
 	&dev_attr_openers.attr,
 	&dev_attr_users.attr,

@@ -55,7 +55,8 @@ SCALE = int(os.environ.get("SPICEBD_TIME_SCALE", "1"))
  A_STATE, A_HELPER, A_HELPER_PID, A_LINK, A_NR_SOCKETS, A_OPENERS, A_IN_FLIGHT,
  A_HELD, A_HOLD_LEFT, A_GENERATION, A_MEDIUM, A_STATS, A_FORCE,
  A_EVENT, A_USERS, A_FREEZE, A_FREEZE_ERROR, A_HOLDER, A_HOLD_LIMIT,
- A_HELD_START, A_HOLDERS, A_OPEN_WAIT) = range(1, 35)
+ A_HELD_START, A_HOLDERS, A_OPEN_WAIT, A_CONDITION, A_VERDICT,
+ A_VERDICT_SINCE) = range(1, 38)
 # of a holder
 (HO_PAD, HO_NAME, HO_SINCE, HO_LEFT) = range(1, 5)
 # of a medium
@@ -84,6 +85,9 @@ EVENTS = ("drive_added drive_removed tray_moved medium_changed eject_request "
           "lock_changed helper_attached helper_lost link_lost "
           "link_back unused freeze freeze_expired").split()
 HELPER_NONE, HELPER_ATTACHED, HELPER_LOST = range(3)
+CONDITIONS = ("empty ready settling held reconnecting frozen error inactive "
+              "stale gone").split()
+V_NONE, V_ERROR, V_INACTIVE = range(3)
 
 NUMBERS = {A_INDEX: "index", A_MAJOR: "major", A_MINOR: "minor",
            A_PERSONALITY: "personality", A_NR_QUEUES: "nr_queues",
@@ -94,7 +98,8 @@ NUMBERS = {A_INDEX: "index", A_MAJOR: "major", A_MINOR: "minor",
            A_USERS: "users",
            A_IN_FLIGHT: "in_flight", A_HELD: "held",
            A_HOLD_LEFT: "hold_left", A_FREEZE: "freeze",
-           A_FREEZE_ERROR: "freeze_error"}
+           A_FREEZE_ERROR: "freeze_error", A_CONDITION: "condition",
+           A_VERDICT: "verdict"}
 
 
 class NetlinkError(OSError):

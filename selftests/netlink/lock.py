@@ -7,8 +7,9 @@
 import errno
 import fcntl
 import os
+import re
 
-from helper import (A_INDEX, DRIVE_DEL, EJECT, H_INDEX, H_LINK, LINK_REPORT,
+from helper import (A_INDEX, CONDITIONS, DRIVE_DEL, EJECT, H_INDEX, H_LINK, LINK_REPORT,
                     LOCK, MEDIUM_REMOVE, S_LOCKED, S_LOCKED_ADMIN, S_READY,
                     S_STALE, TRAY_CLOSE, TRAY_OPEN, UNLOCK, Helper, Netlink,
                     Uevents, attr, silent, wait_until)
@@ -240,6 +241,14 @@ def told_when_unused():
             h.done()
 
 
+def is_now(h, word, cause):
+    """By netlink and in sysfs, with its cause"""
+    same(sysfs("state", h.index), word)
+    same(CONDITIONS[h.ctl.drive(h.index)["condition"]], word, "by netlink")
+    got = sysfs("cause", h.index)
+    assert re.search(cause, got), f"{word}: {got!r}"
+
+
 def a_word_for_the_state():
     with module():
         for index in (0, 1):
@@ -249,19 +258,24 @@ def a_word_for_the_state():
             h.idle()
             same(sysfs("state", index), "ready")
             h.ctl.do(LINK_REPORT, attr(H_INDEX, index) + attr(H_LINK, 1))
-            same(sysfs("state", index), "held", "link lost")
+            is_now(h, "reconnecting", "^the far end is lost: requests (wait|fail in [0-9]+ s)$")
             h.ctl.do(LINK_REPORT, attr(H_INDEX, index) + attr(H_LINK, 0))
             same(sysfs("state", index), "ready")
             h.unbind()
             assert wait_until(lambda: sysfs("state", index) == "held"), \
                 "helper lost"
+            is_now(h, "held", "^no helper serves it: requests (wait|fail in [0-9]+ s)$")
             h.attach()
-            same(sysfs("state", index), "ready")
+            is_now(h, "ready", "^requests are answered$")
+            h.ctl.freeze(index)
+            is_now(h, "frozen", "^frozen by 1 holder, the first since [0-9]+ s$")
+            h.ctl.thaw(index)
             fd = node(index)
             same(h.eject(True), 0, "eject by force")
-            same(sysfs("state", index), "stale")
+            is_now(h, "stale", "^a medium ejected by force has 1 user$")
             os.close(fd)
             assert wait_until(lambda: sysfs("state", index) == "empty")
+            is_now(h, "empty", "^no medium$|^the tray is open$")
             h.done()
         h = Helper(1, 4 << 20)
         h.behave = silent

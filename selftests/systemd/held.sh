@@ -92,7 +92,7 @@ check "insert" spicebdctl insert 0 spice:disc.iso
 settle
 label=$(prop /dev/spicebd0 ID_FS_LABEL)
 kill -STOP "$share_pid"
-check "the drive is held" await 60 state spicebd0 held
+check "its loss is seen" await 60 state spicebd0 reconnecting
 udevadm trigger /sys/block/spicebd0
 quick "the far end has stopped"
 equal "udev keeps the label" "$(prop /dev/spicebd0 ID_FS_LABEL)" "$label"

@@ -157,6 +157,44 @@ enum spicebd_op {
 #define SPICEBD_STATE_FREEZING		(1U << 6)	/* it has a holder, and so no request passes */
 
 /**
+ * enum spicebd_condition - one word for the drive
+ * @SPICEBD_CONDITION_EMPTY: no medium, or one that lies on the open tray
+ * @SPICEBD_CONDITION_READY: requests are answered
+ * @SPICEBD_CONDITION_SETTLING: a medium was inserted and is not readable yet
+ * @SPICEBD_CONDITION_HELD: there is a medium, and no helper serves it
+ * @SPICEBD_CONDITION_RECONNECTING: its helper has lost the far end
+ * @SPICEBD_CONDITION_FROZEN: there is a medium, and requests wait for a thaw
+ * @SPICEBD_CONDITION_ERROR: empty, because the medium failed
+ * @SPICEBD_CONDITION_INACTIVE: empty, because the medium moved to another host
+ * @SPICEBD_CONDITION_STALE: openers of a medium that was ejected by force
+ * @SPICEBD_CONDITION_GONE: the drive is being deleted
+ */
+enum spicebd_condition {
+	SPICEBD_CONDITION_EMPTY,
+	SPICEBD_CONDITION_READY,
+	SPICEBD_CONDITION_SETTLING,
+	SPICEBD_CONDITION_HELD,
+	SPICEBD_CONDITION_RECONNECTING,
+	SPICEBD_CONDITION_FROZEN,
+	SPICEBD_CONDITION_ERROR,
+	SPICEBD_CONDITION_INACTIVE,
+	SPICEBD_CONDITION_STALE,
+	SPICEBD_CONDITION_GONE,
+};
+
+/**
+ * enum spicebd_verdict - why a medium was taken out, as whoever did it says
+ * @SPICEBD_VERDICT_NONE: it was wanted
+ * @SPICEBD_VERDICT_ERROR: it had failed; who has it open gets errors
+ * @SPICEBD_VERDICT_INACTIVE: another host has it now
+ */
+enum spicebd_verdict {
+	SPICEBD_VERDICT_NONE,
+	SPICEBD_VERDICT_ERROR,
+	SPICEBD_VERDICT_INACTIVE,
+};
+
+/**
  * enum spicebd_event - what a SPICEBD_CMD_DRIVE_NTF message reports
  * @SPICEBD_EVENT_MEDIUM_CHANGED: a medium became readable, or went; sent with
  *	or after the uevent, never before
@@ -233,6 +271,9 @@ enum {
 	SPICEBD_A_DRIVE_HELD_START,		/* flag, argument: make it held */
 	SPICEBD_A_DRIVE_HOLDERS,		/* nest, enum spicebd_attr_holder; one for each */
 	SPICEBD_A_DRIVE_OPEN_WAIT,		/* u32, seconds that an open of the held drive waits; 0 none */
+	SPICEBD_A_DRIVE_CONDITION,		/* u32, enum spicebd_condition */
+	SPICEBD_A_DRIVE_VERDICT,		/* u32, enum spicebd_verdict; absent: none */
+	SPICEBD_A_DRIVE_VERDICT_SINCE,		/* u64, ms since that was said */
 
 	__SPICEBD_A_DRIVE_MAX,
 	SPICEBD_A_DRIVE_MAX = (__SPICEBD_A_DRIVE_MAX - 1)
@@ -436,8 +477,10 @@ struct spicebd_io_answer {
  *	it opens all the same and requests end with errors. -ENOSYS: no tray.
  * @SPICEBD_CMD_TRAY_CLOSE: manager. INDEX. A medium in it becomes readable as
  *	after insert. -ENOSYS: no tray.
- * @SPICEBD_CMD_EJECT: manager. INDEX, FORCE. For a cdrom, TRAY_OPEN then
- *	MEDIUM_REMOVE; for a disk, MEDIUM_REMOVE; as one step.
+ * @SPICEBD_CMD_EJECT: manager. INDEX, FORCE, VERDICT. For a cdrom, TRAY_OPEN
+ *	then MEDIUM_REMOVE; for a disk, MEDIUM_REMOVE; as one step. VERDICT is
+ *	why, for whoever asks afterwards: until the next MEDIUM_INSERT,
+ *	MEDIUM_REMOVE or EJECT.
  * @SPICEBD_CMD_LOCK: manager. INDEX. The administrator's lock: until UNLOCK no
  *	command takes the medium without FORCE (-EINPROGRESS and an eject
  *	request, for a disk too), nor does an ioctl, nor DRIVE_DEL. Other than
