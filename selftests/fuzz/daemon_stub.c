@@ -257,6 +257,11 @@ int kernel_eject(struct kernel *k, uint32_t index, bool force, struct kernel_err
 	return 0;
 }
 
+int kernel_eject_because(struct kernel *k, uint32_t index, uint32_t verdict, struct kernel_err *e)
+{
+	return kernel_eject(k, index, true, e);
+}
+
 static int set_lock(uint32_t index, bool lock)
 {
 	if (lock)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "condition.h"
 #include "freezing.h"
 #include "text.h"
 
@@ -117,17 +118,6 @@ static JsonObject *json_of_stats(const struct kernel_stats *s)
 	return o;
 }
 
-static const char *state_of(const struct kernel_drive *d)
-{
-	if (!(d->state & SPICEBD_STATE_MEDIUM))
-		return "empty";
-	if (d->helper != SPICEBD_HELPER_ATTACHED)
-		return "no-helper";
-	if (d->link == SPICEBD_LINK_LOST || d->state & SPICEBD_STATE_HOLDING)
-		return "reconnecting";
-	return d->state & SPICEBD_STATE_READY ? "ready" : "settling";
-}
-
 /* Names are told to a manager alone. */
 static void put_freeze(JsonObject *o, const struct kernel_drive *d)
 {
@@ -179,7 +169,7 @@ JsonObject *json_of_drive(const struct kernel_drive *d)
 {
 	JsonObject *o = json_object_new();
 	bool cdrom = d->personality == SPICEBD_PERSONALITY_CDROM;
-	char device[48];
+	char device[48], why[520];
 
 	snprintf(device, sizeof(device), "/dev/%s", d->name);
 	json_object_set_string_member(o, "drive", d->name);
@@ -191,7 +181,9 @@ JsonObject *json_of_drive(const struct kernel_drive *d)
 	json_object_set_boolean_member(o, "locked-by-admin",
 				       d->state & SPICEBD_STATE_LOCKED_ADMIN);
 	json_object_set_boolean_member(o, "stale", d->state & SPICEBD_STATE_STALE);
-	json_object_set_string_member(o, "state", state_of(d));
+	json_object_set_string_member(o, "state", condition_str(d->condition));
+	if (condition_cause(d, why, sizeof(why))[0])
+		json_object_set_string_member(o, "reason", why);
 	json_object_set_int_member(o, "openers", d->openers);
 	json_object_set_int_member(o, "users", d->users);
 	put_freeze(o, d);

@@ -31,7 +31,6 @@ const char *style_of(const char *state)
 		{ "frozen",		"\033[36m" },
 		{ "reconnecting",	"\033[33m" },
 		{ "inactive",		"\033[2m" },
-		{ "no-helper",		"\033[31m" },
 		{ "failed",		"\033[31m" },
 		{ "error",		"\033[31m" },
 		{ "stale",		"\033[31m" },

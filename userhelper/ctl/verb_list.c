@@ -33,13 +33,27 @@ static JsonArray *ask_kernel(struct fault *f)
 	return a;
 }
 
-static void merge_one(JsonArray *drives, JsonObject *from)
+/* All that the kernel said of it spicebdd says, too, and of one moment. */
+static void replace(JsonObject *o, JsonObject *from)
+{
+	GList *keys = json_object_get_members(o), *copy = NULL;
+
+	for (GList *i = keys; i; i = i->next)
+		copy = g_list_prepend(copy, g_strdup(i->data));
+	for (GList *i = copy; i; i = i->next)
+		json_object_remove_member(o, i->data);
+	g_list_free(keys);
+	g_list_free_full(copy, g_free);
+	json_merge(o, from);
+}
+
+static void take_one(JsonArray *drives, JsonObject *from)
 {
 	for (guint i = 0; i < json_array_get_length(drives); i++) {
 		JsonObject *o = json_array_get_object_element(drives, i);
 
 		if (!strcmp(json_str(o, "drive", ""), json_str(from, "drive", "?")))
-			json_merge(o, from);
+			replace(o, from);
 	}
 }
 
@@ -62,7 +76,7 @@ static void ask_daemon(JsonArray *drives)
 	a = JSON_NODE_HOLDS_ARRAY(r) ? json_node_get_array(r) : NULL;
 	for (guint i = 0; a && i < json_array_get_length(a); i++)
 		if (JSON_NODE_HOLDS_OBJECT(json_array_get_element(a, i)))
-			merge_one(drives, json_array_get_object_element(a, i));
+			take_one(drives, json_array_get_object_element(a, i));
 }
 
 static JsonArray *query(struct fault *f)
@@ -161,11 +175,13 @@ static void page_medium(JsonObject *o)
 	     size_text(num(m, "size"), size, sizeof(size)), num(m, "size"),
 	     json_bool(m, "read-only") ? "read-only" : "writable");
 	if (source)
-		line("source", "%s, %s", json_str(source, "type", "?"),
-		     clean(json_str(source, "uri", "-")));
+		line("source", "%s by %s, %s", json_str(source, "type", "?"),
+		     json_str(source, "transport", "?"), clean(json_str(source, "uri", "-")));
 	if (link)
 		line("connection", "%s, %lld", json_bool(link, "up") ? "up" : "down",
 		     num(link, "connections"));
+	if (json_int(link, "latency-us", 0))
+		line("answers", "after %.1f ms", num(link, "latency-us") / 1000.0);
 }
 
 /* A far medium: what is known of the path, and what was made of it. */

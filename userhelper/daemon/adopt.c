@@ -72,7 +72,7 @@ static void evict(struct drive *d)
 	struct kernel_err ke;
 
 	log_err("drive %s: its medium is not known: ejecting it", d->k.name);
-	if (kernel_eject(drives_kernel, d->index, true, &ke) < 0)
+	if (kernel_eject_because(drives_kernel, d->index, SPICEBD_VERDICT_ERROR, &ke) < 0)
 		log_err("drive %s: %s", d->k.name, ke.text);
 	g_free(d->failed);
 	d->failed = g_strdup("a medium of an earlier spicebdd was ejected: it was not known "

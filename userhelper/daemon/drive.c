@@ -59,6 +59,17 @@ struct drive *drive_find(const char *name, struct derr *e)
 	return NULL;
 }
 
+const char *drive_path(const struct drive *d, char *buf, size_t size)
+{
+	snprintf(buf, size, "/dev/%s", d->k.name);
+	return buf;
+}
+
+const char *drive_personality(const struct drive *d)
+{
+	return d->k.personality == SPICEBD_PERSONALITY_CDROM ? "cdrom" : "disk";
+}
+
 bool drive_has_tray(const struct drive *d)
 {
 	return d->k.personality == SPICEBD_PERSONALITY_CDROM;
@@ -67,21 +78,6 @@ bool drive_has_tray(const struct drive *d)
 bool drive_has_medium(const struct drive *d)
 {
 	return d->k.state & SPICEBD_STATE_MEDIUM;
-}
-
-const char *drive_state_str(const struct drive *d)
-{
-	const struct medium *m = d->medium;
-
-	if (!drive_has_medium(d))
-		return "empty";
-	if (!m)
-		return "no-helper";
-	if (m->state == MEDIUM_IN && !m->link_up)
-		return "reconnecting";
-	if (!(d->k.state & SPICEBD_STATE_READY))
-		return d->k.tray == SPICEBD_TRAY_OPEN ? "ready" : "settling";
-	return "ready";
 }
 
 int drive_err(const struct drive *d, const struct kernel_err *k, const char *what,
@@ -307,7 +303,7 @@ void drive_fail(struct drive *d, const char *why)
 		return;
 	text = g_strdup_printf("medium '%s' was ejected with errors: %s", m->name, why);
 	log_err("drive %s: %s", d->k.name, text);
-	if (kernel_eject(drives_kernel, d->index, true, &ke) < 0)
+	if (kernel_eject_because(drives_kernel, d->index, SPICEBD_VERDICT_ERROR, &ke) < 0)
 		log_err("drive %s: %s", d->k.name, ke.text);
 	d->blockers &= ~BLOCK_ADOPT;
 	medium_out(m);

@@ -97,9 +97,11 @@ int drive_in_use_err(const struct drive *d, const struct kernel_err *ke, const c
 /* The medium cannot go on: out with it, its users get errors. */
 void drive_fail(struct drive *d, const char *why);
 
+/* "/dev/spicebd0"; "cdrom" or "disk" */
+const char *drive_path(const struct drive *d, char *buf, size_t size);
+const char *drive_personality(const struct drive *d);
 bool drive_has_tray(const struct drive *d);
 bool drive_has_medium(const struct drive *d);
-const char *drive_state_str(const struct drive *d);
 
 /* An error of the kernel's, made one of the user's. */
 int drive_err(const struct drive *d, const struct kernel_err *k, const char *what,

@@ -99,7 +99,7 @@ static void put_out(struct migration *m)
 
 	if (!d)
 		return;
-	if (drive_has_medium(d) && kernel_eject(drives_kernel, d->index, true, &ke) < 0)
+	if (kernel_eject_because(drives_kernel, d->index, SPICEBD_VERDICT_INACTIVE, &ke) < 0)
 		log_err("drive %s: %s", d->k.name, ke.text);
 	if (d->medium && d->medium->state == MEDIUM_IN)
 		medium_out(d->medium);

@@ -99,14 +99,17 @@ const struct schema_def schema_defs[] = {
 	ENUM("SpicebdFreeze", "thawed draining flushing frozen failed"),
 	OBJECT("SpicebdHolder", "name:s? since-ms:i left-ms:i?"),
 	OBJECT("SpicebdFrozen", "drive:s left-ms:i?"),
-	ENUM("SpicebdState", "empty ready settling reconnecting error inactive no-helper"),
+	ENUM("SpicebdState",
+	     "empty ready settling held reconnecting frozen error inactive gone"),
 	ENUM("SpicebdMediumKind", "cdrom disk unknown"),
 	ENUM("SpicebdSourceType", "spice nbd file"),
 	OBJECT("SpicebdInserted",
 	       "drive:s device:s personality:SpicebdPersonality read-only:b size:i name:s"),
 	OBJECT("SpicebdMade", "drive:s device:s"),
-	OBJECT("SpicebdSource", "type:SpicebdSourceType uri:s"),
-	OBJECT("SpicebdMediumLink", "up:b connections:i"),
+	ENUM("SpicebdTransport", "spice local unix tcp tls"),
+	OBJECT("SpicebdSource", "type:SpicebdSourceType uri:s transport:SpicebdTransport"),
+	OBJECT("SpicebdMediumLink",
+	       "up:b connections:i sent-bytes:i received-bytes:i latency-us:i?"),
 	OBJECT("SpicebdPath", "round-trip-us:i bytes-per-second:i"),
 	OBJECT("SpicebdCache",
 	       "limit:i used:i hits:i joined:i misses:i hit-bytes:i prefetched:i wasted:i"),
@@ -124,12 +127,14 @@ const struct schema_def schema_defs[] = {
 	ENUM("SpicebdOperation",
 	     "insert change eject remove tray delete freeze migrate snapshot"),
 	OBJECT("SpicebdBlocker", "owner:s? reason:s? blocks:[SpicebdOperation]"),
+	ENUM("SpicebdHelper", "none attached lost"),
 	OBJECT("SpicebdDrive",
 	       "drive:s index:i device:s personality:SpicebdPersonality tray:SpicebdTray locked:b "
 	       "locked-by-admin:b stale:b state:SpicebdState reason:s? openers:i users:i "
 	       "queues:i depth:i max-io:i "
 	       "freeze:SpicebdFreeze freeze-error:s? holders:[SpicebdHolder] "
-	       "reconnect-timeout:i stall-timeout:i open-wait:i in-flight:i held:i hold-left-ms:i? "
+	       "reconnect-timeout:i stall-timeout:i open-wait:i helper:SpicebdHelper "
+	       "helper-pid:i? sockets:i in-flight:i held:i hold-left-ms:i? "
 	       "generation:i "
 	       "medium:SpicebdMediumOrNull blockers:[SpicebdBlocker] snapshots:[SpicebdSnapshot] "
 	       "stats:SpicebdStats"),

@@ -191,6 +191,9 @@ int kernel_parse_drive(const void *attrs, size_t len, struct kernel_drive *d)
 	d->hold_limited = tb[SPICEBD_A_DRIVE_HOLD_LEFT];
 	get_u32(tb, SPICEBD_A_DRIVE_HOLD_LEFT, &d->hold_left_ms);
 	get_u64(tb, SPICEBD_A_DRIVE_GENERATION, &d->generation);
+	get_u32(tb, SPICEBD_A_DRIVE_CONDITION, &d->condition);
+	get_u32(tb, SPICEBD_A_DRIVE_VERDICT, &d->verdict);
+	get_u64(tb, SPICEBD_A_DRIVE_VERDICT_SINCE, &d->verdict_since_ms);
 	get_u32(tb, SPICEBD_A_DRIVE_EVENT, &d->event);
 	get_u32(tb, SPICEBD_A_DRIVE_FREEZE, &d->freeze);
 	get_u32(tb, SPICEBD_A_DRIVE_FREEZE_ERROR, &d->freeze_error);
@@ -722,6 +725,18 @@ int kernel_tray_close(struct kernel *k, uint32_t index, struct kernel_err *err)
 int kernel_eject(struct kernel *k, uint32_t index, bool force, struct kernel_err *err)
 {
 	return simple(k, SPICEBD_CMD_EJECT, index, force, err);
+}
+
+int kernel_eject_because(struct kernel *k, uint32_t index, uint32_t verdict,
+			 struct kernel_err *err)
+{
+	struct nl_msg *msg = request(k, SPICEBD_CMD_EJECT, NLM_F_ACK);
+
+	if (!msg || nla_put_u32(msg, SPICEBD_A_DRIVE_INDEX, index) < 0 ||
+	    nla_put_flag(msg, SPICEBD_A_DRIVE_FORCE) < 0 ||
+	    nla_put_u32(msg, SPICEBD_A_DRIVE_VERDICT, verdict) < 0)
+		return no_memory(msg, err);
+	return talk(k, msg, NULL, NULL, err);
 }
 
 int kernel_lock(struct kernel *k, uint32_t index, struct kernel_err *err)

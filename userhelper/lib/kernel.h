@@ -77,6 +77,8 @@ struct kernel_drive {
 	uint32_t state;
 	uint32_t helper, helper_pid;
 	uint32_t link;
+	uint32_t condition, verdict;
+	uint64_t verdict_since_ms;		/* while there is a verdict */
 	uint32_t nr_sockets;
 	uint32_t openers, users;		/* users: those that hold the medium */
 	uint32_t in_flight, held;
@@ -166,6 +168,9 @@ int kernel_medium_remove(struct kernel *k, uint32_t index, bool force,
 int kernel_tray_open(struct kernel *k, uint32_t index, bool force, struct kernel_err *err);
 int kernel_tray_close(struct kernel *k, uint32_t index, struct kernel_err *err);
 int kernel_eject(struct kernel *k, uint32_t index, bool force, struct kernel_err *err);
+/* By force. @verdict: enum spicebd_verdict */
+int kernel_eject_because(struct kernel *k, uint32_t index, uint32_t verdict,
+			 struct kernel_err *err);
 int kernel_lock(struct kernel *k, uint32_t index, struct kernel_err *err);
 
 /**
