@@ -148,7 +148,7 @@ class Drive:
         same(self.generation, before, "generation")
         same(self.status()["stats"]["errors"], self.errors, "failed requests")
 
-    def replaced(self, waiting, tag, size=SIZE):
+    def replaced(self, waiting, tag, size=SIZE, meanwhile=lambda: None):
         """What waited failed, the old one is out, the new one comes once it is closed."""
         same(waiting.end().error and waiting.error.errno, errno.EIO, "the request that waited")
         until(lambda: self.status().get("medium", 1) is None, "the old one is out")
@@ -158,6 +158,7 @@ class Drive:
             raise AssertionError("who has the old one open can read")
         old = self.generation
         self.close()
+        meanwhile()
         self.state("ready")
         self.is_there(tag, size)
         if self.generation == old:
@@ -232,6 +233,21 @@ def another(c):
     m.id = secrets.token_bytes(16)
     c.link.up(m)
     c.drive.replaced(waiting, "another!")
+
+
+def another_late(c):
+    """Its server does not answer yet when the drive is free for it."""
+    waiting = c.lose()
+    m = c.other("late")
+    m.id = secrets.token_bytes(16)
+    c.link.refuse_streams = True
+    c.link.up(m)
+
+    def refused():
+        before = c.link.refused
+        until(lambda: c.link.refused > before, "it is tried")
+        c.link.refuse_streams = False
+    c.drive.replaced(waiting, "late", meanwhile=refused)
 
 
 def smaller(c):
@@ -348,6 +364,7 @@ def identities(t, work):
              {"durable": False}),
             ("another of that name and size", another, {}),
             ("another of that name and size, read-only", another, {"read_only": True}),
+            ("another, whose server is late", another_late, {}),
             ("a smaller one", smaller, {}),
             ("its machine restarted: the next flush fails", rebooted, {}),
             ("its machine restarted, all was flushed: no flush fails", rebooted_clean, {}),

@@ -257,18 +257,15 @@ static void step_failed(void *arg)
 {
 	struct reconnect *r = arg;
 	struct medium *m = r->m;
-	struct source *next = NULL;
 
 	if (m->state != MEDIUM_IN)
 		return;
 	g_strlcpy(m->reason, r->err.text, sizeof(m->reason));
 	if (!r->fatal)
 		return;
-	if (r->resume.another && m->source->ops->successor)
-		next = m->source->ops->successor(m->source);
 	drive_fail(m->drive, r->err.text);
-	if (next)
-		successor_expect(m->drive, m, next);
+	if (r->resume.another && m->source->ops->successor)
+		successor_expect(m->drive, m);
 }
 
 static void step_over(void *arg)

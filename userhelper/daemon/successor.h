@@ -5,16 +5,16 @@
 
 struct drive;
 struct medium;
-struct source;
 
 /**
  * successor_expect() - put another medium into a drive whose old one failed
  * @d: after drive_fail() of @old
- * @s: where the other one is; taken over
+ * @old: whose source tells where the other one is
  *
  * As soon as nobody has the old one open any more, unless somebody decides
- * something else about the drive first. Main thread.
+ * something else about the drive first. What fails is tried again, a number of
+ * times. Main thread.
  */
-void successor_expect(struct drive *d, const struct medium *old, struct source *s);
+void successor_expect(struct drive *d, const struct medium *old);
 
 #endif /* SPICEBD_SUCCESSOR_H */
