@@ -115,11 +115,15 @@ static struct cbw *take_cbw(struct io *io)
 	return c;
 }
 
-/* Of a request that lies inside the medium. */
+/*
+ * Of a request that lies inside the medium. One that had copies made waits in any case,
+ * also if the snapshot has ended by now: they took the room that it was to have. Whoever
+ * ended it has woken this queue.
+ */
 bool ioq_must_wait(struct ioq *q, const struct ring_slot *s)
 {
 	struct cbw *c = take_cbw(q->io);
-	bool go = !c;
+	bool go = !c, reading = false;
 
 	while (!go && !q->lost) {
 		bool can = !q->wire || wire_room(q->wire);
@@ -129,9 +133,10 @@ bool ioq_must_wait(struct ioq *q, const struct ring_slot *s)
 		if (!copy)
 			break;
 		read_copy(q, copy);
+		reading = true;
 	}
 	cbw_unref(c);
-	return !go;
+	return !go || reading;
 }
 
 /* They are older than what has not been sent. */
