@@ -90,6 +90,21 @@ def kill_dead(pid, limit=60):
         os.close(fd)
 
 
+def log_file(name):
+    """For what programs say, each line with its time; where it is found after a run that
+    was ended from outside, too."""
+    r, w = os.pipe()
+    path = os.environ.get("SPICEBD_SHARE", "/run/soak") + f"/{name}.log"
+
+    def copy():
+        with os.fdopen(r, "rb") as said, open(path, "ab", buffering=0) as log:
+            for line in said:
+                log.write(time.strftime("%H:%M:%S ").encode() + line)
+
+    threading.Thread(target=copy, daemon=True).start()
+    return os.fdopen(w, "w")
+
+
 class Kept:
     """A program of ours that is started again whenever it ends."""
 
@@ -97,7 +112,7 @@ class Kept:
         self.name, self.cmd, self.env = name, cmd, dict(os.environ, **(env or {}))
         self.end = False
         self.statuses = []
-        self.log = open(f"/run/soak/{name}.log", "a")
+        self.log = log_file(name)
         self.p = self.begin()
         self.thread = threading.Thread(target=self.keep, daemon=True)
         self.thread.start()
@@ -143,7 +158,7 @@ class Medium:
 
     queues = 2
     cdrom = False
-    reconnect_timeout = 300
+    reconnect_timeout = 300 * SCALE
 
     def __init__(self, name, path):
         self.name, self.path, self.tag = name, path, name.encode()[:8]
