@@ -306,7 +306,7 @@ class Disc(Medium):
         return how
 
     def bring_back(self):
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300 * SCALE
         while True:
             s = status(self.index)
             if s and s["medium"] is not None and s["state"] == "ready":
