@@ -67,7 +67,9 @@ def waits(nl, number, index=0):
 
 
 def ready(**kw):
-    """A helper with a medium in drive 0, which nobody looks at."""
+    """A helper with a medium in drive 0, which nobody looks at. It may keep a request
+    for as long as a busy machine takes to look at that."""
+    Netlink().manage().set(0, stall_timeout=10 * LONG)
     h = Helper(0, 8 << 20)
     h.insert(**kw)
     h.idle()
@@ -160,8 +162,8 @@ def the_flush_has_a_tag_of_its_own():
         late = [Io(4096 * i, b"b") for i in range(1, 4)]
         waits(nl, 1)
         h.log.clear()
-        nl.thaw(0)
         h.behave = Queue.serve
+        nl.thaw(0)
         for t in late:
             t.ended()
         # The second write takes the tag as soon as the first one leaves it,
