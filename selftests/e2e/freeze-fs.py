@@ -132,6 +132,36 @@ def a_far_end_that_hangs(b):
         no_keeper()
 
 
+def the_drive_cannot_be(b):
+    """File systems are frozen, and then one of two drives is not: neither is in the end."""
+    name = b.q.do("spicebd-drive-add", personality="disk")["drive"]
+    other = Far(b, "fssecond", drive=name)
+    far = Far(b, "fsfirst", size=16 * MIB, prepare=mkfs)
+    sh("udevadm settle")
+    until(lambda: not query(b, name)["openers"], "nobody uses the second")
+    errors = query(b)["stats"]["errors"]
+    with mounted(b) as m:
+        writes(b, m, "before")
+        other.stop()
+        p = b.spawn("spicebdctl", "freeze", DISK_DRIVE, name, "--fs", "--timeout", "30",
+                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            until(lambda: holders(b) and holders(b, name), "both are being frozen")
+            assert clean(far), "the file system was not frozen before the drives"
+            w = FileWriter(b, m)
+            w.blocked()
+            err = p.communicate(timeout=2 * PATIENCE)[1]
+        finally:
+            other.go_on()
+        assert p.returncode and f"{name}: not frozen: the limit came first" in err, err
+        w.good()
+        no_keeper()
+        thawed(b, DISK_DRIVE, name)
+    same(query(b)["stats"]["errors"], errors, "errors")
+    b.q.do("spicebd-drive-del", drive=name, force=True)
+    until(lambda: not os.path.exists(f"/sys/block/{name}"), "it is deleted")
+
+
 def spicebdctl_killed(b):
     """Its file systems are frozen, the drive is not yet."""
     Far(b, "fsrefused", size=16 * MIB, prepare=mkfs)
@@ -256,7 +286,7 @@ def what_cannot_be_frozen(b):
 
 table = Table()
 for fn in (frozen_first_thawed_last, by_its_limit, by_an_eject, a_far_end_that_hangs,
-           spicebdctl_killed, keeper_ended_politely, keeper_killed,
+           the_drive_cannot_be, spicebdctl_killed, keeper_ended_politely, keeper_killed,
            nested_and_in_other_namespaces, stacked_is_refused, what_cannot_be_frozen):
     table.add(fn.__name__.replace("_", " "), fn)
 

@@ -11,7 +11,8 @@ import signal
 import socket
 import subprocess
 
-from traylib import CDROM, DISK, DRIVES, PATIENCE, Bench, Qmp, Table, same, sh, until
+from traylib import (CDROM, DISK, DRIVES, PATIENCE, Bench, Qmp, Table, daemon_pid, same, sh,
+                     until)
 
 DISK_DRIVE, CD_DRIVE = DRIVES[DISK], DRIVES[CDROM]
 MIB = 1 << 20
@@ -214,6 +215,39 @@ def a_far_end_that_hangs(b):
     b.q.do("spicebd-thaw", drive=DISK_DRIVE)
 
 
+def a_far_end_that_is_lost(b):
+    far = Far(b, "lost")
+    Writer(b).good()
+    b.drives[DISK].settle()
+    b.q.events.clear()
+    os.kill(far.pid, signal.SIGKILL)
+    event(b, "SPICEBD_LINK", lambda d: not d["up"])
+    b.q.cmd("spicebd-freeze", drive=DISK_DRIVE, timeout=2).bad(
+        "not frozen: the limit came first: the far end is lost: .*flush")
+    thawed(b)
+    ctl("freeze", DISK_DRIVE, "--timeout", "2", status=1, words="the far end is lost")
+    thawed(b)
+
+
+def a_spicebdd_that_hangs(b):
+    """Who asks it hears so, and so does who asks the kernel; the limit counts for both."""
+    Far(b, "stopped")
+    Writer(b).good()
+    b.drives[DISK].settle()
+    daemon = daemon_pid()
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        ctl("freeze", DISK_DRIVE, "--timeout", "2", run_dir="/nonexistent", status=4,
+            words="not frozen: the limit came first")
+        ctl("freeze", DISK_DRIVE, "--timeout", "2", status=4, words="does not answer in time")
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    # It hears of the second one now, and that nobody waits for it.
+    until(lambda: not holders(b), "nobody holds it")
+    thawed(b)
+    Writer(b).good()
+
+
 def the_limit_under_io(b):
     Far(b, "limit")
     b.q.events.clear()
@@ -348,6 +382,71 @@ def during_an_insert(b):
     q.close()
 
 
+CROSSING = {
+    "insert": ("spicebd-insert", {}),
+    "eject": ("eject", {}),
+    "eject by force": ("eject", {"force": True}),
+    "delete": ("spicebd-drive-del", {}),
+    "delete by force": ("spicebd-drive-del", {"force": True}),
+    "another freeze": ("spicebd-freeze", {"holder": "other"}),
+}
+
+
+def cross(b, q, image, what, freeze_first):
+    """That verb, and a freeze by another peer before either is answered. spicebdd may
+    take them in either order: what they are told has to agree with one of the two."""
+    name = b.q.do("spicebd-drive-add", personality=DISK)["drive"]
+    insert = {"source": image.path, "drive": name, "read_only_mode": "read-only"}
+    if what not in ("insert", "delete"):
+        b.q.do("spicebd-insert", **insert)
+    sh("udevadm settle")
+    until(lambda: not query(b, name)["openers"], "nobody uses it")
+    verb, args = CROSSING[what]
+    args = dict(args, **(insert if what == "insert" else
+                         {"id": name} if verb == "eject" else {"drive": name}))
+    peers = [(b.q, "spicebd-freeze", {"drive": name, "holder": "cross"}), (q, verb, args)]
+    for peer, command, arguments in peers if freeze_first else reversed(peers):
+        peer.send(command, **arguments)
+    froze, did = b.q.receive(), q.receive()
+
+    def known():
+        return any(d["drive"] == name for d in b.q.do("spicebd-query"))
+    if what.startswith("delete") and not did.cls:
+        until(lambda: not known(), "spicebdd knows that it is deleted")
+    there = known()
+    by = holders(b, name) if there else []
+    told = f"{what}: {did}; freeze: {froze}; {by}, there: {there}"
+    if froze.cls:
+        assert re.search("insert in progress|being deleted|not found|meanwhile", froze.desc), told
+        same("cross" in by, False, told)
+    elif there:
+        same("cross" in by, True, told)
+        b.q.do("spicebd-thaw", drive=name, holder="cross")
+    if did.cls:
+        assert not froze.cls and "force" not in what and what != "another freeze", told
+        assert "frozen by cross" in did.desc, told
+    elif what == "delete":
+        assert froze.cls and not there, told
+    elif what == "another freeze":
+        same(sorted(by), ["cross", "other"], told)
+        b.q.do("spicebd-thaw", drive=name, holder="other")
+    if there:
+        want = {"insert": not did.cls, "delete": False, "another freeze": True}
+        same(query(b, name)["medium"] is not None, want.get(what, bool(did.cls)), told)
+        thawed(b, name)
+        b.q.do("spicebd-drive-del", drive=name, force=True)
+    until(lambda: not os.path.exists(f"/sys/block/{name}"), "it is deleted")
+    return "refused" if froze.cls else "frozen"
+
+
+def verbs_that_cross_a_freeze(b):
+    image, q = b.image("crossing"), Qmp()
+    for what in CROSSING:
+        came = [cross(b, q, image, what, bool(i % 2)) for i in range(4)]
+        print(f"# {what}: {' '.join(came)}", flush=True)
+    q.close()
+
+
 def an_asker_that_goes(b):
     far = Far(b, "asker")
     far.stop()
@@ -440,10 +539,11 @@ def spicebdctl_without_spicebdd(b):
 
 table = Table()
 for fn in (drained_flushed_and_quiet, two_holders, names_and_arguments, all_or_none,
-           a_far_end_that_hangs, the_limit_under_io, clock_stands_while_frozen,
+           a_far_end_that_hangs, a_far_end_that_is_lost, a_spicebdd_that_hangs,
+           the_limit_under_io, clock_stands_while_frozen,
            other_verbs_are_refused, ejected_while_it_freezes, deleted_while_it_freezes,
-           thawed_while_it_freezes, during_an_insert, an_asker_that_goes, held_at_start,
-           spicebdctl, spicebdctl_without_spicebdd):
+           thawed_while_it_freezes, during_an_insert, verbs_that_cross_a_freeze,
+           an_asker_that_goes, held_at_start, spicebdctl, spicebdctl_without_spicebdd):
     table.add(fn.__name__.replace("_", " "), fn)
 
 if __name__ == "__main__":

@@ -260,6 +260,7 @@ struct stack {
 	struct fault *f;
 	bool ours;
 	unsigned int others;
+	char other[64];		/* one of them */
 	char text[200];
 };
 
@@ -312,10 +313,12 @@ static int a_device(const char *path, const char *name, void *arg)
 
 	snprintf(file, sizeof(file), "%.400s/%.200s/dev", path, name);
 	if (first_line(file, dev, sizeof(dev)) && sscanf(dev, "%u:%u", &maj, &min) == 2 &&
-	    has(&s->devs, makedev(maj, min)))
+	    has(&s->devs, makedev(maj, min))) {
 		s->ours = true;
-	else
+	} else {
 		s->others++;
+		snprintf(s->other, sizeof(s->other), "%.63s", name);
+	}
 	return 0;
 }
 
@@ -330,7 +333,8 @@ static int a_btrfs(const char *path, const char *name, void *arg)
 	each(dir, a_device, s);
 	if (!s->ours || !s->others)
 		return 0;
-	snprintf(s->text, sizeof(s->text), "a btrfs over %u devices more", s->others);
+	snprintf(s->text, sizeof(s->text), "a btrfs that lies on %s%s, too,", s->other,
+		 s->others > 1 ? " and others" : "");
 	return refuse(s->f, s->drive, s->text);
 }
 
