@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 
-from hostlib import (ACCEPT, BEGIN, COMMIT, GRANTED, READY, SIZE, Host, Server, Share, Tap,
-                     Uevents, Writer, all_there, message, same, turns, until, work_dir)
+from hostlib import (ACCEPT, BEGIN, BLOCK, COMMIT, GRANTED, READY, SIZE, Host, Server, Share,
+                     Tap, Uevents, Writer, all_there, message, same, turns, until, work_dir)
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../qemu"))
@@ -27,7 +27,8 @@ class World:
     """Two hosts, a share at the first, its medium in a drive there, and who writes to it."""
 
     def __init__(self, events, *, args=("--read-write",), insert=("--disk",), add=None,
-                 room=True, write=True, ports=(None, None), nbd=False, wait=None, fill=None):
+                 room=True, write=True, ports=(None, None), nbd=False, wait=None, fill=None,
+                 twin=None):
         self.events, self.work, self.begin = events, work_dir(), len(events.seen)
         self.a = Host(self.work, "a", 8, 15, ports[0])
         self.b = Host(self.work, "b", 16, 23 if room else 16, ports[1], wait)
@@ -35,7 +36,11 @@ class World:
         with open(self.path, "wb") as f:
             f.write(bytes([fill or 0]) * SIZE)
         if nbd:
-            self.share = Server(self.work, self.path)
+            other = f"{self.work}/other.img" if twin else self.path
+            if twin:
+                with open(other, "wb") as f:
+                    f.truncate(twin)
+            self.share = Server(self.work, {"a": self.path, "b": other})
             source = self.share.uri
         else:
             self.share, source = Share(self.work, [self.path], args), "spice:disk.img"
@@ -174,16 +179,26 @@ def there_and_back(w):
     same([d["state"] for d in w.b.drives().values()], ["inactive"], "b")
 
 
-def same_parameters(w):
+def same_parameters(w, verb=None, key=None, value=None):
+    """And what was done to it before: that verb, by which that came to be so."""
+    if verb:
+        w.a.ctl(verb, w.drive["drive"])
+        w.drive = w.a.drives()[w.drive["index"]]
+        same(w.drive[key], value, key)
     drive = w.drive
     w.migrate()
     same(w.answered(), 0, "migrate")
     got = until(w.b.with_medium, "it is at b")[0]
     for key in ("personality", "queues", "depth", "max-io", "reconnect-timeout", "stall-timeout",
                 "locked-by-admin", "tray"):
-        same(got[key], w.a.drives()[drive["index"]][key] if key == "none" else drive[key], key)
+        same(got[key], drive[key], key)
     same(got["medium"]["size"], drive["medium"]["size"], "size")
     same(got["medium"]["read-only"], drive["medium"]["read-only"], "read-only")
+    if got["tray"] == "open":
+        w.b.ctl("close", got["drive"])
+    until(lambda: w.b.with_medium()[0]["state"] == "ready", "it can be read")
+    with open(got["device"], "rb") as there, open(w.path, "rb") as here:
+        same(there.read(BLOCK), here.read(BLOCK), "what is read there")
 
 
 def held_drive(w):
@@ -421,6 +436,12 @@ def no_room(w):
     w.b.ctl("add", "cdrom")
     w.migrate()
     refused(w, "cannot add a drive")
+
+
+def another_medium(w):
+    """By the same address another export is found from there."""
+    w.migrate()
+    refused(w, "another medium")
 
 
 def other_version_there(w):
@@ -734,10 +755,13 @@ def main():
             t.test(name, run)
 
     case("there, and back", there_and_back)
-    case("a drive of special parameters, locked", same_parameters, write=False,
+    case("a drive of special parameters, locked", same_parameters, "lock", "locked-by-admin",
+         True, write=False, fill=0x5a,
          add=("disk", "--queues", "2", "--depth", "17", "--max-io", "65536", "--reconnect-timeout",
               "33", "--stall-timeout", "44"), insert=())
-    case("a CD drive", same_parameters, write=False, args=("--cdrom",), insert=())
+    case("a CD drive", same_parameters, write=False, args=("--cdrom",), insert=(), fill=0x5a)
+    case("a CD drive whose tray is open", same_parameters, "open", "tray", "open", write=False,
+         args=("--cdrom",), insert=(), fill=0x5a)
     case("a held drive gets it", held_drive)
     case("over ssh", by_ssh)
     case("to a link with a password", by_invitation, ports=(5951, 5952))
@@ -754,6 +778,7 @@ def main():
     case("the share cannot go there", share_cannot_go)
     case("no link there", no_link)
     case("no room there", no_room, room=False)
+    case("another medium there", another_medium, nbd=True, twin=2 * SIZE)
     case("another version there", other_version_there)
     case("another version comes", other_version_here)
     case("nonsense comes", nonsense)

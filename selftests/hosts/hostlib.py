@@ -364,11 +364,12 @@ def logged(path):
 
 class Server:
     """In the share's place, a plain NBD server that both hosts reach. Behind its socket each
-    host has an nbdkit of its own on the one file, which writes down what that host writes."""
+    host has an nbdkit of its own on the one file, which writes down what that host writes.
+    @paths: the file, by host, for a test in which there are two."""
 
-    def __init__(self, work, path):
+    def __init__(self, work, paths):
         self.socket, self.work, self.p = f"{work}/nbd.sock", work, {}
-        for host in "ab":
+        for host, path in paths.items():
             self.p[host] = subprocess.Popen(
                 ["nbdkit", "-f", "-U", f"{self.socket}.{host}", "--filter=log", "file", path,
                  f"logfile={work}/server.{host}"], stdin=subprocess.DEVNULL)

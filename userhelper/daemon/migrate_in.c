@@ -157,6 +157,11 @@ static void insert(struct migration *m)
 	m->busy = true;
 	m->deadline = 0;
 	d->blockers &= ~BLOCK_MIGRATE;
+	/* It lay in an open tray. But better in a closed one than in none. */
+	if (a.open_tray && d->k.tray != SPICEBD_TRAY_OPEN && drive_open_tray(d, true, &e) < 0) {
+		log_warn("%s", e.text);
+		a.open_tray = false;
+	}
 	insert_start(&a, inserted, g_memdup2(m->id, sizeof(m->id)));
 }
 
