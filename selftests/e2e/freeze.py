@@ -417,7 +417,8 @@ def cross(b, q, image, what, freeze_first):
     by = holders(b, name) if there else []
     told = f"{what}: {did}; freeze: {froze}; {by}, there: {there}"
     if froze.cls:
-        assert re.search("insert in progress|being deleted|not found|meanwhile", froze.desc), told
+        assert re.search("insert in progress|being deleted|not found|no such drive|meanwhile",
+                         froze.desc), told
         same("cross" in by, False, told)
     elif there:
         same("cross" in by, True, told)

@@ -111,6 +111,10 @@ class Case:
         equal(self.b.state(GRANTED).epoch, 1, "owner epoch at the target")
         equal(self.a.state(GRANTED).epoch, 1, "owner epoch at the source")
 
+    def left(self, host):
+        said = self.share.event("left")["text"]
+        check(said.startswith(f"left {host.server.uri}: "), f"which host it left: {said}")
+
     def at_b(self):
         """It is the target's, and nobody else's."""
         self.a.away(True)
@@ -167,7 +171,7 @@ def and_back():
     c.moved()
     first, c.id = c.id, secrets.token_bytes(16)
     c.a.move(DONE, first)
-    c.share.event("left")
+    c.left(c.a)
     c.b.move(BEGIN, c.id, uri=c.a.server.uri.encode(), port=c.a.n)
     c.a.hello()
     c.a.move(DONE, first)
@@ -177,7 +181,7 @@ def and_back():
     equal(c.a.state(GRANTED).epoch, 2, "owner epoch")
     c.a.move(DONE, first)
     c.b.move(DONE, c.id)
-    check(c.b.server.uri in c.share.event("left")["text"].split(":  ")[0], "which host it left")
+    c.left(c.b)
     c.at_a_again()
 
 
