@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -301,6 +302,8 @@ int main(int argc, char **argv)
 	}
 	if (argc < i + 3)
 		return 2;
+	/* A client that goes while it is written to is no end of the server's. */
+	signal(SIGPIPE, SIG_IGN);
 	spice_server_set_addr(server, argv[i], SPICE_ADDR_FLAG_UNIX_ONLY);
 	if (password)
 		spice_server_set_ticket(server, password, 0, 0, 0);
