@@ -10,6 +10,13 @@
 
 #include "drive.h"
 
+/* Made held, and nobody else keeps it frozen; drive->lock held. */
+static bool made_held(const struct sbd_drive *d)
+{
+	return d->nr_holders == 1 &&
+	       !strcmp(d->holders[0].name, SPICEBD_DEFAULT_HOLDER);
+}
+
 /**
  * sbd_condition - the first that is true of the drive
  * @d: the drive, its lock held
@@ -26,6 +33,8 @@ enum spicebd_condition sbd_condition(const struct sbd_drive *d)
 		return SPICEBD_CONDITION_INACTIVE;
 	if (d->gate & SBD_GATE_STALE)
 		return SPICEBD_CONDITION_STALE;
+	if (made_held(d))
+		return SPICEBD_CONDITION_HELD;
 	if (!sbd_readable(d))
 		return SPICEBD_CONDITION_EMPTY;
 	if (d->freeze)
@@ -121,6 +130,9 @@ static ssize_t show_freeze(const struct sbd_drive *d, char *buf)
 	unsigned long since = jiffies;
 	u32 i;
 
+	if (made_held(d))
+		return sysfs_emit(buf, "made held %u s ago: requests wait for a thaw\n",
+				  jiffies_to_msecs(jiffies - d->holders[0].since) / 1000);
 	for (i = 0; i < d->nr_holders; i++)
 		if (time_before(d->holders[i].since, since))
 			since = d->holders[i].since;
@@ -160,7 +172,8 @@ ssize_t sbd_cause_show(struct sbd_drive *d, char *buf)
 		n = sysfs_emit(buf, "the medium is being shown\n");
 		break;
 	case SPICEBD_CONDITION_HELD:
-		n = show_wait(d, "no helper serves it", buf);
+		n = made_held(d) ? show_freeze(d, buf) :
+				   show_wait(d, "no helper serves it", buf);
 		break;
 	case SPICEBD_CONDITION_RECONNECTING:
 		n = show_wait(d, "the far end is lost", buf);

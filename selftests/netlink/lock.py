@@ -6,13 +6,14 @@
 # in sysfs, and the probe that udev puts off.
 import errno
 import fcntl
+import mmap
 import os
 import re
 
-from helper import (A_INDEX, CONDITIONS, DRIVE_DEL, EJECT, H_INDEX, H_LINK, LINK_REPORT,
-                    LOCK, MEDIUM_REMOVE, S_LOCKED, S_LOCKED_ADMIN, S_READY,
-                    S_STALE, TRAY_CLOSE, TRAY_OPEN, UNLOCK, Helper, Netlink,
-                    Uevents, attr, silent, wait_until)
+from helper import (A_FORCE, A_INDEX, A_VERDICT, CONDITIONS, DRIVE_DEL, EJECT, H_INDEX,
+                    H_LINK, LINK_REPORT, LOCK, MEDIUM_REMOVE, S_LOCKED, S_LOCKED_ADMIN,
+                    S_READY, S_STALE, TRAY_CLOSE, TRAY_OPEN, UNLOCK, V_ERROR, V_INACTIVE,
+                    Helper, Netlink, Uevents, attr, silent, wait_until)
 from tap import module, run, same, settle, sh
 
 CDROMEJECT, CDROM_LOCKDOOR = 0x5309, 0x5329
@@ -287,6 +288,76 @@ def a_word_for_the_state():
         h.done()
 
 
+def nothing_is_read(fd):
+    """An error, or the end of a medium of no size"""
+    try:
+        same(os.preadv(fd, [mmap.mmap(-1, 4096)], 0), 0, "bytes of what is gone")
+    except OSError as e:
+        same(e.errno, errno.EIO, "a read")
+
+
+def why_it_is_empty():
+    """Who takes the medium says why, and that lasts until the next, or an eject."""
+    with module():
+        for index in (0, 1):
+            h = Helper(index, 4 << 20)
+            for verdict, word, cause in (
+                    (V_ERROR, "error", "^the medium failed [0-9]+ s ago: insert another, or eject$"),
+                    (V_INACTIVE, "inactive", "^the medium moved to another host [0-9]+ s ago: ")):
+                why = attr(A_INDEX, index) + attr(A_FORCE, b"") + attr(A_VERDICT, verdict)
+                h.insert()
+                h.idle()
+                fd = node(index, os.O_RDONLY | os.O_DIRECT)
+                h.ctl.do(EJECT, why)
+                is_now(h, word, cause)
+                same(h.ctl.drive(index)["verdict"], verdict, "verdict")
+                nothing_is_read(fd)
+                os.close(fd)
+                assert wait_until(lambda: not h.ctl.drive(index)["state"] & S_STALE)
+                h.ctl.verb(TRAY_CLOSE, index)
+                is_now(h, word, cause)
+                # Told to eject: it was seen.
+                same(h.eject(), 0, "eject")
+                h.ctl.verb(TRAY_CLOSE, index)
+                is_now(h, "empty", "^no medium$")
+                same(h.ctl.drive(index).get("verdict"), None, "when it was seen")
+                h.ctl.do(EJECT, why)
+                is_now(h, word, cause)
+                h.ctl.verb(TRAY_CLOSE, index)
+                h.insert()
+                h.idle()
+                is_now(h, "ready", "^requests are answered$")
+                same(h.ctl.drive(index).get("verdict"), None, "with a medium")
+                same(h.eject_idle(), 0, "eject")
+                h.ctl.verb(TRAY_CLOSE, index)
+                is_now(h, "empty", "^no medium$")
+            same(h.ctl.fails(EJECT, attr(A_INDEX, index) + attr(A_VERDICT, 3)), errno.ERANGE,
+                 "no such verdict")
+            h.done()
+
+
+def made_held():
+    """Until it is thawed, or somebody else freezes it, too"""
+    with module("held=1"):
+        for index in (0, 1):
+            h = Helper(index, 4 << 20)
+            held = "^made held [0-9]+ s ago: requests wait for a thaw$"
+            is_now(h, "held", held)
+            h.ctl.freeze(index)
+            is_now(h, "empty", "^no medium$")
+            h.ctl.thaw(index)
+            is_now(h, "held", held)
+            h.insert(wait=0)
+            is_now(h, "held", held)
+            h.ctl.freeze(index)
+            is_now(h, "frozen", "^frozen by 2 holders, the first since [0-9]+ s$")
+            h.ctl.thaw(index)
+            h.ctl.thaw(index, "start")
+            assert wait_until(lambda: sysfs("state", index) == "ready")
+            is_now(h, "ready", "^requests are answered$")
+            h.done()
+
+
 def plain_changes(events, number, what):
     """Uevents that only make udev look again, beside its own."""
     same(len(events.those(lambda e: e["ACTION"] == "change" and
@@ -345,4 +416,4 @@ def a_deferred_probe():
 run(the_administrators_lock, without_rights, force_opens_the_users_lock,
     a_failed_open_leaves_the_door_locked, watchers_do_not_hold_a_cdrom,
     users_beside_watchers, told_when_unused, a_word_for_the_state,
-    a_deferred_probe)
+    why_it_is_empty, made_held, a_deferred_probe)

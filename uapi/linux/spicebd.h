@@ -161,7 +161,8 @@ enum spicebd_op {
  * @SPICEBD_CONDITION_EMPTY: no medium, or one that lies on the open tray
  * @SPICEBD_CONDITION_READY: requests are answered
  * @SPICEBD_CONDITION_SETTLING: a medium was inserted and is not readable yet
- * @SPICEBD_CONDITION_HELD: there is a medium, and no helper serves it
+ * @SPICEBD_CONDITION_HELD: there is a medium, and no helper serves it; or the
+ *	drive was made held, and nobody else keeps it frozen
  * @SPICEBD_CONDITION_RECONNECTING: its helper has lost the far end
  * @SPICEBD_CONDITION_FROZEN: there is a medium, and requests wait for a thaw
  * @SPICEBD_CONDITION_ERROR: empty, because the medium failed
