@@ -49,7 +49,8 @@ const char *style_end(void)
 
 const char *state_shown(JsonObject *o)
 {
-	const char *freeze = json_str(o, "freeze", "thawed");
+	const char *state = json_str(o, "state", "?");
 
-	return strcmp(freeze, "thawed") ? freeze : json_str(o, "state", "?");
+	/* How far it has come. */
+	return strcmp(state, "frozen") ? state : json_str(o, "freeze", state);
 }

@@ -20,42 +20,46 @@ static bool reconnecting(const struct drive *d)
 	return m && m->state == MEDIUM_IN && !m->link_up;
 }
 
-/* Made held, and nobody else keeps it frozen. */
-static bool held(const struct drive *d)
-{
-	return freeze_held(d) && freeze_at_start(d);
-}
-
 const char *drive_condition(const struct drive *d)
 {
-	if (drive_has_medium(d)) {
-		if (d->k.condition == SPICEBD_CONDITION_FROZEN && held(d))
-			return "held";
-		/* The kernel is told in a moment. */
-		if (d->k.condition == SPICEBD_CONDITION_READY && reconnecting(d))
-			return "reconnecting";
-		/* A medium on the open tray is there, and can be read by nobody. */
-		return condition_str(d->k.condition);
-	}
-	if (d->blockers & BLOCK_MIGRATE)
+	uint32_t now = d->k.condition;
+
+	if (!drive_has_medium(d) && d->blockers & BLOCK_MIGRATE)
 		return "inactive";
-	if (held(d))
-		return "held";
-	if (d->moved || d->failed)
-		return d->moved ? "inactive" : "error";
+	/* The kernel is told in a moment. */
+	if (now == SPICEBD_CONDITION_READY && reconnecting(d))
+		return "reconnecting";
 	/* Whoever still has an old medium open is told of apart from that. */
-	if (d->k.condition == SPICEBD_CONDITION_STALE)
-		return "empty";
-	return condition_str(d->k.condition);
+	return condition_str(now == SPICEBD_CONDITION_STALE ? SPICEBD_CONDITION_EMPTY : now);
+}
+
+const char *drive_why_empty(const struct drive *d, char *buf, size_t size)
+{
+	const char *why = d->moved ?: d->failed;
+
+	if (drive_has_medium(d))
+		return NULL;
+	if (d->blockers & BLOCK_MIGRATE)
+		return "its medium is not here yet: it is being migrated";
+	if (d->k.condition != SPICEBD_CONDITION_ERROR &&
+	    d->k.condition != SPICEBD_CONDITION_INACTIVE)
+		return NULL;
+	/* An earlier spicebdd knew which. */
+	if (!why)
+		return condition_cause(&d->k, buf, size);
+	condition_verdict(&d->k, why, buf, size);
+	return buf;
 }
 
 /* What spicebdd knows of a medium that is there. */
-static const char *of_medium(const struct drive *d)
+static const char *of_medium(const struct drive *d, char *buf, size_t size)
 {
 	const struct medium *m = d->medium;
 
-	if (reconnecting(d) && m->reason[0])
-		return m->reason;
+	if (reconnecting(d) && m->reason[0] && !freeze_held(d)) {
+		condition_wait(&d->k, m->reason, buf, size);
+		return buf;
+	}
 	if (m && m->io && io_flush_doubted(m->io))
 		return "the far end may have lost what was written before: the next flush fails";
 	if (m && m->io && io_flush_failed(m->io))
@@ -65,14 +69,8 @@ static const char *of_medium(const struct drive *d)
 
 const char *drive_cause(const struct drive *d, char *buf, size_t size)
 {
-	const char *why = of_medium(d);
+	const char *why = of_medium(d, buf, size) ?: drive_why_empty(d, buf, size);
 
-	if (!why && !drive_has_medium(d)) {
-		if (d->blockers & BLOCK_MIGRATE)
-			why = "its medium is not here yet: it is being migrated";
-		else
-			why = d->moved ?: d->failed;
-	}
 	if (why)
 		return why;
 	if (freeze_held(d))

@@ -23,7 +23,7 @@ const char *condition_str(uint32_t condition)
 	return condition < sizeof(words) / sizeof(words[0]) ? words[condition] : "unknown";
 }
 
-static void put_wait(const struct kernel_drive *d, const char *why, char *out, size_t size)
+void condition_wait(const struct kernel_drive *d, const char *why, char *out, size_t size)
 {
 	if (d->hold_limited)
 		snprintf(out, size, "%s: requests fail in %u s", why,
@@ -32,27 +32,35 @@ static void put_wait(const struct kernel_drive *d, const char *why, char *out, s
 		snprintf(out, size, "%s: requests %s", why, d->reconnect_timeout ? "wait" : "fail");
 }
 
+void condition_verdict(const struct kernel_drive *d, const char *why, char *out, size_t size)
+{
+	snprintf(out, size, "%s, %llu s ago: insert another, or eject", why,
+		 (unsigned long long)d->verdict_since_ms / 1000);
+}
+
 const char *condition_cause(const struct kernel_drive *d, char *out, size_t size)
 {
-	unsigned long long s = d->verdict_since_ms / 1000;
 	char by[400];
 
 	out[0] = '\0';
 	switch (d->condition) {
 	case SPICEBD_CONDITION_HELD:
-		put_wait(d, "no helper serves it", out, size);
+		if (d->state & SPICEBD_STATE_FREEZING)
+			snprintf(out, size, "frozen by %s", freezing_by(d, by, sizeof(by)));
+		else
+			condition_wait(d, "no helper serves it", out, size);
 		break;
 	case SPICEBD_CONDITION_RECONNECTING:
-		put_wait(d, "the far end is lost", out, size);
+		condition_wait(d, "the far end is lost", out, size);
 		break;
 	case SPICEBD_CONDITION_FROZEN:
 		snprintf(out, size, "frozen by %s", freezing_by(d, by, sizeof(by)));
 		break;
 	case SPICEBD_CONDITION_ERROR:
-		snprintf(out, size, "the medium failed %llu s ago: insert another, or eject", s);
+		condition_verdict(d, "the medium failed", out, size);
 		break;
 	case SPICEBD_CONDITION_INACTIVE:
-		snprintf(out, size, "the medium moved to another host %llu s ago", s);
+		condition_verdict(d, "the medium moved to another host", out, size);
 		break;
 	case SPICEBD_CONDITION_STALE:
 		snprintf(out, size, "a medium ejected by force is still open");
