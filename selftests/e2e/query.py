@@ -8,7 +8,7 @@ import os
 
 import jsonschema
 
-from snapshot import DRIVE, MIB, Snapshots, client, patterns, read, write
+from snapshot import DRIVE, MIB, SIZE, Snapshots, client, patterns, read, write
 from traylib import Qmp, Table, same, sh, until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -116,6 +116,26 @@ def other_sources(b):
         b.settle()
 
 
+def grown(b):
+    """a medium that grows at its server keeps its size until it is inserted again"""
+    def resize():
+        return b.q.cmd("block_resize", device=DRIVE, size=2 * SIZE)
+    resize().bad(f"^drive {DRIVE}: cannot resize its medium: it has no medium$")
+    with b.medium() as path:
+        os.truncate(path, 2 * SIZE)
+        resize().bad(f"^drive {DRIVE}: cannot resize its medium: NBD tells a size only when")
+        same(both(b)["medium"]["size"], SIZE, "size")
+        same(int(sh(f"blockdev --getsize64 /dev/{DRIVE}")), SIZE, "the device's size")
+        b.create("--name", "g")
+        resize().bad("cannot resize its medium: it has snapshot 'g'")
+        assert any("resize" in x["blocks"] for x in both(b)["blockers"])
+        b.ctl("snapshot", "delete", "g")
+        b.ctl("eject", DRIVE)
+        b.ctl("insert", DRIVE, path, "--read-write")
+        b.settle()
+        same(settled(b, "ready")["medium"]["size"], 2 * SIZE, "size, inserted again")
+
+
 def of_everybody(b):
     """the status socket has the same object, without names"""
     q = Qmp("status")
@@ -130,7 +150,7 @@ def of_everybody(b):
     q.close()
 
 
-ROWS = (empty, with_a_medium, frozen, snapshots, other_sources, of_everybody)
+ROWS = (empty, with_a_medium, frozen, snapshots, other_sources, grown, of_everybody)
 
 if __name__ == "__main__":
     t = Table()

@@ -11,7 +11,7 @@ import subprocess
 from traylib import CDROM, DISK, PATIENCE, Answer
 
 IS_OPEN = "is not open"
-IS_FILLED = "already (is|has) a medium"
+IS_FILLED = "already is a medium|has a medium"
 
 
 # Ways of giving the verbs

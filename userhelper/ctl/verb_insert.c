@@ -166,11 +166,6 @@ static int look_at_drive(struct insert *in, struct kernel_drive *d, bool *cdrom,
 			  "a cdrom drive is read-only; leave out --read-write, or give --disk");
 		return -1;
 	}
-	if (in->drive && has_medium(d) && !in->force && !in->replace && !in->on_tray) {
-		fault_set(f, EXIT_REFUSED,
-			  "%s already has a medium; eject it first, or give --force", d->name);
-		return -1;
-	}
 	return 0;
 }
 

@@ -5,8 +5,10 @@
 #include <stdio.h>
 
 #include "drive.h"
+#include "drive_condition.h"
 #include "export.h"
 #include "freeze.h"
+#include "medium.h"
 #include "snapshot.h"
 
 /*
@@ -18,8 +20,8 @@ static const struct {
 } table[] = {
 	[OP_INSERT] = {
 		"insert", "insert into it",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_HELD | BLOCK_MIGRATE,
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_HELD | BLOCK_MIGRATE,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_HELD | BLOCK_MIGRATE | BLOCK_FULL,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_HELD | BLOCK_MIGRATE | BLOCK_FULL,
 	},
 	[OP_CHANGE] = {
 		"change", "change its medium",
@@ -47,7 +49,7 @@ static const struct {
 	[OP_DELETE] = {
 		"delete", "delete it",
 		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT | BLOCK_SNAPSHOT |
-		BLOCK_MIGRATE | BLOCK_FREEZE,
+		BLOCK_MIGRATE | BLOCK_FREEZE | BLOCK_FULL,
 		BLOCK_DELETE,
 	},
 	[OP_FREEZE] = {
@@ -58,20 +60,23 @@ static const struct {
 	[OP_MIGRATE] = {
 		"migrate", "migrate it",
 		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT | BLOCK_SNAPSHOT |
-		BLOCK_MIGRATE | BLOCK_FREEZE,
+		BLOCK_MIGRATE | BLOCK_FREEZE | BLOCK_EMPTY | BLOCK_LINK,
 		~0u,
 	},
 	[OP_SNAPSHOT] = {
 		"snapshot", "make a snapshot",
-		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_SNAPSHOT | BLOCK_MIGRATE,
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_SNAPSHOT | BLOCK_MIGRATE |
+		BLOCK_EMPTY | BLOCK_LINK,
+		~0u,
+	},
+	[OP_RESIZE] = {
+		"resize", "resize its medium",
+		BLOCK_INSERT | BLOCK_DELETE | BLOCK_ADOPT | BLOCK_EXPORT | BLOCK_SNAPSHOT |
+		BLOCK_MIGRATE | BLOCK_FREEZE | BLOCK_EMPTY | BLOCK_SIZE,
 		~0u,
 	},
 };
 
-/*
- * What the reasons are, in the order in which they are told. Those with a function
- * are somebody's by name, who says it himself.
- */
 static void freeze_text(const struct drive *d, char *text, size_t size)
 {
 	char by[480];
@@ -79,20 +84,62 @@ static void freeze_text(const struct drive *d, char *text, size_t size)
 	snprintf(text, size, "it is %s", freeze_reason(d, by, sizeof(by)));
 }
 
+static void link_text(const struct drive *d, char *text, size_t size)
+{
+	snprintf(text, size, "the far end is lost: %s", d->medium->reason);
+}
+
+static const char *link_owner(const struct drive *d)
+{
+	return source_type_str(d->medium->source->type);
+}
+
+static void empty_text(const struct drive *d, char *text, size_t size)
+{
+	char buf[400];
+	const char *why;
+
+	if (drive_has_medium(d)) {
+		snprintf(text, size, "its medium is not served by this spicebdd: eject it");
+		return;
+	}
+	why = drive_why_empty(d, buf, sizeof(buf));
+	snprintf(text, size, "it has no medium%s%s", why ? ": " : "", why ?: "");
+}
+
+static void full_text(const struct drive *d, char *text, size_t size)
+{
+	const char *name = d->medium ? d->medium->name : NULL;
+
+	snprintf(text, size, "it has a medium%s%s: eject it first, or use force",
+		 name ? ": " : "", name ?: "");
+}
+
+/*
+ * What the reasons are, in the order in which they are told. Those with a function
+ * are somebody's by name, who says it himself; those without an owner are what the
+ * drive is, which its state says already.
+ */
 static const struct {
 	unsigned int bits;
+	int code;
 	const char *owner, *text;
 	void (*describe)(const struct drive *d, char *text, size_t size);
 	const char *(*name)(const struct drive *d);
 } reasons[] = {
-	{ BLOCK_INSERT, "insert", "insert in progress", NULL, NULL },
-	{ BLOCK_DELETE, "delete", "it is being deleted", NULL, NULL },
-	{ BLOCK_ADOPT, "adoption", "its medium is being adopted from an earlier spicebdd", NULL,
-	  NULL },
-	{ BLOCK_MIGRATE, "migration", "it is being migrated", NULL, NULL },
-	{ BLOCK_FREEZE | BLOCK_HELD, "freeze", NULL, freeze_text, freeze_first_holder },
-	{ BLOCK_SNAPSHOT, "snapshot", NULL, snapshots_reason, snapshots_owner },
-	{ BLOCK_EXPORT, "export", NULL, exports_reason, exports_owner },
+	{ BLOCK_INSERT, EBUSY, "insert", "insert in progress", NULL, NULL },
+	{ BLOCK_DELETE, EBUSY, "delete", "it is being deleted", NULL, NULL },
+	{ BLOCK_ADOPT, EBUSY, "adoption", "its medium is being adopted from an earlier spicebdd",
+	  NULL, NULL },
+	{ BLOCK_MIGRATE, EBUSY, "migration", "it is being migrated", NULL, NULL },
+	{ BLOCK_FREEZE | BLOCK_HELD, EBUSY, "freeze", NULL, freeze_text, freeze_first_holder },
+	{ BLOCK_SNAPSHOT, EBUSY, "snapshot", NULL, snapshots_reason, snapshots_owner },
+	{ BLOCK_EXPORT, EBUSY, "export", NULL, exports_reason, exports_owner },
+	{ BLOCK_LINK, ENOTCONN, "source", NULL, link_text, link_owner },
+	{ BLOCK_EMPTY, ENOMEDIUM, NULL, NULL, empty_text, NULL },
+	{ BLOCK_FULL, EEXIST, NULL, NULL, full_text, NULL },
+	{ BLOCK_SIZE, EOPNOTSUPP, NULL, "NBD tells a size only when a connection is made: eject "
+	  "it and insert it again", NULL, NULL },
 };
 
 static bool stopping;
@@ -112,6 +159,18 @@ const char *operation_str(enum operation op)
 	return table[op].name;
 }
 
+static unsigned int what_it_is(const struct drive *d)
+{
+	unsigned int now = drive_has_medium(d) ? BLOCK_FULL | BLOCK_SIZE : BLOCK_EMPTY;
+	const struct medium *m = d->medium;
+
+	if (!m || m->state != MEDIUM_IN)
+		now |= BLOCK_EMPTY;
+	else if (!m->io || !m->link_up)
+		now |= BLOCK_LINK;
+	return now;
+}
+
 static unsigned int current(const struct drive *d)
 {
 	unsigned int now = d->blockers;
@@ -120,7 +179,7 @@ static unsigned int current(const struct drive *d)
 		now |= freeze_at_start(d) ? BLOCK_FREEZE : BLOCK_FREEZE | BLOCK_HELD;
 	if (snapshots_block(d))
 		now |= BLOCK_SNAPSHOT;
-	return now;
+	return now | what_it_is(d);
 }
 
 static const char *reason_text(const struct drive *d, size_t i, char *text, size_t size)
@@ -131,32 +190,42 @@ static const char *reason_text(const struct drive *d, size_t i, char *text, size
 	return text;
 }
 
+static int check(const struct drive *d, enum operation op, bool force, unsigned int now,
+		 struct derr *e)
+{
+	char text[600];
+
+	now &= force ? table[op].blocked_forced : table[op].blocked;
+	for (size_t i = 0; i < G_N_ELEMENTS(reasons); i++)
+		if (now & reasons[i].bits)
+			return derr_set(e, reasons[i].code, "drive %s: cannot %s: %s", d->k.name,
+					table[op].verb, reason_text(d, i, text, sizeof(text)));
+	return 0;
+}
+
 int blockers_check(const struct drive *d, enum operation op, bool force, struct derr *e)
 {
-	unsigned int now = current(d) &
-		(force ? table[op].blocked_forced : table[op].blocked);
-	char text[500];
-
 	if (stopping)
 		return derr_set(e, EBUSY, "drive %s: cannot %s: spicebdd is ending", d->k.name,
 				table[op].verb);
-	for (size_t i = 0; i < G_N_ELEMENTS(reasons); i++)
-		if (now & reasons[i].bits)
-			return derr_set(e, EBUSY, "drive %s: cannot %s: %s", d->k.name,
-					table[op].verb, reason_text(d, i, text, sizeof(text)));
-	return 0;
+	return check(d, op, force, current(d), e);
+}
+
+int blockers_check_begun(const struct drive *d, enum operation op, bool force, struct derr *e)
+{
+	return check(d, op, force, what_it_is(d), e);
 }
 
 void blockers_each(const struct drive *d,
 		   void (*fn)(const struct blocker_info *i, void *arg), void *arg)
 {
 	unsigned int now = current(d);
-	char text[500], owner[200];
+	char text[600], owner[200];
 
 	for (size_t i = 0; i < G_N_ELEMENTS(reasons); i++) {
 		struct blocker_info b = { .owner = reasons[i].owner };
 
-		if (!(now & reasons[i].bits))
+		if (!b.owner || !(now & reasons[i].bits))
 			continue;
 		for (unsigned int op = 0; op < OPERATIONS; op++)
 			if (table[op].blocked & now & reasons[i].bits)

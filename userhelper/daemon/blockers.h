@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which operation on a drive is refused because of what, in one table. Nothing else
- * in spicebdd says that a drive is busy; what only the kernel knows, whether it is
- * open or locked, the kernel refuses.
+ * Which operation on a drive is refused because of what, in one table: of what somebody
+ * does with it, and of what it is. Nothing else in spicebdd says that a drive is busy;
+ * what only the kernel knows, whether it is open or locked, the kernel refuses.
  */
 #ifndef SPICEBD_BLOCKERS_H
 #define SPICEBD_BLOCKERS_H
@@ -24,6 +24,7 @@ enum operation {
 	OP_FREEZE,
 	OP_MIGRATE,
 	OP_SNAPSHOT,
+	OP_RESIZE,
 	OPERATIONS
 };
 
@@ -36,14 +37,26 @@ enum blocker {
 	BLOCK_HELD	= 1 << 5,	/* ... by more than being made held */
 	BLOCK_MIGRATE	= 1 << 6,	/* it is being migrated, from here or to here */
 	BLOCK_SNAPSHOT	= 1 << 7,	/* it has a snapshot: snapshot.c knows */
+	/* What the drive is. None of these is among drive.blockers. */
+	BLOCK_LINK	= 1 << 8,	/* its medium's far end is lost */
+	BLOCK_EMPTY	= 1 << 9,	/* no medium that spicebdd serves */
+	BLOCK_FULL	= 1 << 10,	/* a medium */
+	BLOCK_SIZE	= 1 << 11,	/* a medium's size is what it is: always */
 };
 
 /**
  * blockers_check() - whether an operation may begin now
  * @force: what it would end by itself is no reason against it
- * Return: 0, or -EBUSY with the reason in @e
+ *
+ * What is told first is what somebody does with the drive, then what it is.
+ *
+ * Return: 0, or with the reason in @e: -EBUSY, or of what the drive is -ENOMEDIUM,
+ *	-EEXIST (there is a medium), -ENOTCONN, -EOPNOTSUPP
  */
 int blockers_check(const struct drive *d, enum operation op, bool force, struct derr *e);
+
+/* The same for one that has begun, and is a blocker itself: only of what the drive is. */
+int blockers_check_begun(const struct drive *d, enum operation op, bool force, struct derr *e);
 
 /**
  * struct blocker_info - a reason that there is now
@@ -56,7 +69,7 @@ struct blocker_info {
 	unsigned int blocks;
 };
 
-/* All there are. @fn's strings are its own only while it runs. */
+/* All but that there is, or is no, medium. @fn's strings are its own only while it runs. */
 void blockers_each(const struct drive *d,
 		   void (*fn)(const struct blocker_info *i, void *arg), void *arg);
 

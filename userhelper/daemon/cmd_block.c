@@ -151,6 +151,23 @@ static void change_medium(struct cmd *c)
 	insert_start(&a, done, c);
 }
 
+/* Of a drive or, as in QEMU, of the node in it. Nothing is resized: the table says why. */
+static void resize(struct cmd *c)
+{
+	struct drive *d;
+	struct derr e;
+	bool failed;
+
+	d = arg_drive(c, true, &failed);
+	if (failed)
+		return;
+	if (arg_int(c, "size", 0) < 0)
+		derr_set(&e, EINVAL, "Parameter 'size' expects a >0 size");
+	else if (drive_refresh(d, &e) == 0)
+		blockers_check(d, OP_RESIZE, false, &e);
+	cmd_fail(c, &e);
+}
+
 static void blockdev_add(struct cmd *c)
 {
 	struct derr e;
@@ -201,6 +218,7 @@ const struct cmd_desc commands_block[] = {
 	{ "blockdev-change-medium", change_medium, 0,
 	  "device:s? id:s? filename:s format:s? force:b? "
 	  "read-only-mode:BlockdevChangeReadOnlyMode? timeout:i?", NULL },
+	{ "block_resize", resize, 0, "device:s? id:s? size:i", NULL },
 	{ "blockdev-add", blockdev_add, 0,
 	  "@BlockdevOptions", NULL },
 	{ "blockdev-del", blockdev_del, 0, "node-name:s", NULL },

@@ -183,9 +183,6 @@ int drive_delete(struct drive *d, bool force, struct derr *e)
 
 	if (r < 0)
 		return r;
-	if (d->medium && !force)
-		return derr_set(e, EBUSY, "drive %s: cannot delete it: it has a medium; eject it "
-				"first or use force", d->k.name);
 	if (kernel_del(drives_kernel, d->index, force, &ke) < 0) {
 		if (ke.code == EBUSY)
 			return derr_set(e, EBUSY, "drive %s: cannot delete it: it is %s; use "
@@ -265,6 +262,13 @@ int drive_in_use_err(const struct drive *d, const struct kernel_err *ke, const c
 			who);
 }
 
+/* Whoever wants a medium out has seen why there is none; the kernel forgets it, too. */
+static void forget_why(struct drive *d)
+{
+	g_clear_pointer(&d->failed, g_free);
+	g_clear_pointer(&d->moved, g_free);
+}
+
 int drive_eject(struct drive *d, bool force, struct derr *e)
 {
 	struct kernel_err ke;
@@ -287,8 +291,7 @@ int drive_eject(struct drive *d, bool force, struct derr *e)
 	d->blockers &= ~BLOCK_ADOPT;
 	if (d->medium && d->medium->state == MEDIUM_IN)
 		medium_out(d->medium);
-	g_clear_pointer(&d->failed, g_free);
-	g_clear_pointer(&d->moved, g_free);
+	forget_why(d);
 	drive_refresh(d, NULL);
 	return 0;
 }
@@ -362,6 +365,7 @@ int drive_remove_medium(struct drive *d, bool force, struct derr *e)
 		return drive_in_use_err(d, &ke, "remove its medium", e);
 	if (d->medium && d->medium->state == MEDIUM_IN)
 		medium_out(d->medium);
+	forget_why(d);
 	return 0;
 }
 

@@ -65,7 +65,8 @@ static int take_drive(struct insert *in, struct drive *d)
 {
 	int r = blockers_check(d, in->a.replace ? OP_CHANGE : OP_INSERT, in->a.force, &in->e);
 
-	if (r < 0)
+	/* Of a tray that is to be open, and is full, room_check() knows QEMU's words. */
+	if (r < 0 && !(r == -EEXIST && in->a.open_tray))
 		return r;
 	in->d = d;
 	in->blocked = true;

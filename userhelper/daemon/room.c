@@ -26,17 +26,6 @@ static bool left_stale(const struct drive *d)
 	return d->k.state & SPICEBD_STATE_STALE && !drive_has_medium(d);
 }
 
-static int full_error(const struct room *room, struct derr *e)
-{
-	const struct drive *d = room->d;
-
-	if (room->on_tray)
-		return derr_set(e, EEXIST, "There already is a medium in the device");
-	return derr_set(e, EEXIST, "drive %s already has a medium%s%s: eject it first, or use "
-			"force", d->k.name, d->medium ? ": " : "",
-			d->medium ? d->medium->name : "");
-}
-
 /* Who has to let go; where nobody can be seen, it is only known that somebody has it. */
 static int stale_error(struct drive *d, struct derr *e)
 {
@@ -59,8 +48,9 @@ int room_check(struct room *room)
 		return -e->code;
 	if (room->on_tray && drive_has_tray(d) && d->k.tray != SPICEBD_TRAY_OPEN)
 		return derr_set(e, EINVAL, "Tray of the device is not open");
-	if (drive_has_medium(d) && !room->replace)
-		return full_error(room, e);
+	if (!room->replace && blockers_check_begun(d, OP_INSERT, room->force, e) < 0)
+		return room->on_tray ? derr_set(e, EEXIST, "There already is a medium in the "
+						"device") : -e->code;
 	if (left_stale(d) && !room->force)
 		return stale_error(d, e);
 	return 0;

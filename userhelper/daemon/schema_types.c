@@ -125,7 +125,7 @@ const struct schema_def schema_defs[] = {
 	       "drive:s state:SpicebdSnapshotState size:i copied:i clients:i since-ms:i name:s? "
 	       "uri:s? socket:s? scratch:s? reason:s?"),
 	ENUM("SpicebdOperation",
-	     "insert change eject remove tray delete freeze migrate snapshot"),
+	     "insert change eject remove tray delete freeze migrate snapshot resize"),
 	OBJECT("SpicebdBlocker", "owner:s? reason:s? blocks:[SpicebdOperation]"),
 	ENUM("SpicebdHelper", "none attached lost"),
 	OBJECT("SpicebdDrive",

@@ -319,22 +319,16 @@ static int set_socket(struct snapshot *s, const char *path, struct derr *e)
 
 static int check_drive(struct drive *d, struct derr *e)
 {
-	struct medium *m = d->medium;
 	int r = drive_refresh(d, e);
 
 	if (!r)
 		r = blockers_check(d, OP_SNAPSHOT, false, e);
 	if (r < 0)
 		return r;
-	if (!m || m->state != MEDIUM_IN)
-		return derr_set(e, ENOMEDIUM, "drive %s: cannot make a snapshot: it has no medium",
-				d->k.name);
-	if (!m->io || !m->link_up)
-		return derr_set(e, ENOTCONN, "drive %s: cannot make a snapshot: the far end is "
-				"lost: %s", d->k.name, m->reason);
 	if (g_list_length(snapshots) >= SNAPSHOTS_MAX)
 		return derr_set(e, ENOSPC, "there are %d snapshots: delete one", SNAPSHOTS_MAX);
-	return m->source->type == SOURCE_NBD ? source_nbd_check_plain(m->source, e) : 0;
+	return d->medium->source->type == SOURCE_NBD ?
+	       source_nbd_check_plain(d->medium->source, e) : 0;
 }
 
 static int prepare(struct snapshot *s, const struct snapshot_args *a, struct derr *e)
