@@ -400,6 +400,9 @@ static void tray_opened(struct drive *d)
 	if (!d->medium || d->medium->state != MEDIUM_IN || d->keep ||
 	    d->k.tray != SPICEBD_TRAY_OPEN)
 		return;
+	/* It went in the same step, and why: compare() takes it from here. */
+	if (!drive_has_medium(d))
+		return;
 	if (kernel_medium_remove(drives_kernel, d->index, false, &ke) < 0) {
 		log_warn("drive %s: cannot remove the medium from the open tray: %s",
 			 d->k.name, ke.text);
