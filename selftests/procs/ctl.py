@@ -99,6 +99,17 @@ def daemon():
     equal(json.loads(r.stdout), {"running": True}, "start of a running one is done")
 
 
+def long_wait():
+    """What takes more than a second says so, at a terminal alone."""
+    open(path("slow"), "w").close()
+    r = run("script", "-qec", f"{CTL} media", "/dev/null", env={"TERM": "xterm"})
+    ok(r.returncode == 0 and "waiting for the answer [" in r.stdout and "disc.iso" in r.stdout,
+       "a slow answer: a bar until it is there", r)
+    r = ctl("media")
+    ok(r.returncode == 0 and not r.stderr and "disc.iso" in r.stdout, "but not in a file", r)
+    os.unlink(path("slow"))
+
+
 def listen():
     password = path("password")
     with open(password, "w") as f:
@@ -154,6 +165,7 @@ def test():
     usage()
     module()
     daemon()
+    long_wait()
     listen()
     r = ctl("stop")
     equal((r.returncode, r.stdout), (0, "spicebdd is stopped\n"), "stop")

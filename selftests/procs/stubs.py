@@ -5,7 +5,7 @@ import os
 import procs
 
 SPICEBDD = """#!/usr/bin/python3
-import json, os, signal, socket, sys, threading
+import json, os, signal, socket, sys, threading, time
 assert os.environ["LISTEN_PID"] == str(os.getpid())
 names = os.environ["LISTEN_FDNAMES"].split(":")
 fds = dict(zip(names, range(3, 3 + int(os.environ["LISTEN_FDS"]))))
@@ -26,6 +26,8 @@ def serve(c):
             os._exit(9)
         if what == "quit":
             os._exit(0)
+        if os.path.exists(run + "/slow") and what != "qmp_capabilities":
+            time.sleep(2.5)
         if what == "hang":
             signal.pause()
         known = {"qmp_capabilities": {}, "query-name": {"name": str(os.getpid())},

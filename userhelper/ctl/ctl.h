@@ -154,8 +154,12 @@ const char *style_end(void);
 /* The one word for a drive: its freeze if it has one. */
 const char *state_shown(JsonObject *o);
 
-/* wait.c: a line at the terminal for a QMP command that takes its time */
+/* wait.c: a line at the terminal for what takes its time: a QMP command, or anything else */
 void wait_begin(const char *command, int limit_ms);
+void wait_begin_as(const char *what, int limit_ms);
+/* As poll(), of one, until @deadline; EINTR is no end. */
+struct pollfd;
+int wait_poll(struct pollfd *p, long long deadline);
 /* How long to poll for, so that the line moves. */
 int wait_slice(long long left_ms);
 void wait_tell(void);

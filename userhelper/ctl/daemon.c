@@ -56,10 +56,9 @@ static void collect(int fd, char *last, size_t size)
 
 	while (len < sizeof(buf) - 1) {
 		struct pollfd p = { .fd = fd, .events = POLLIN };
-		long long left = deadline - now_ms();
 		ssize_t n;
 
-		if (left <= 0 || poll(&p, 1, left) <= 0)
+		if (wait_poll(&p, deadline) <= 0)
 			break;
 		n = read(fd, buf + len, sizeof(buf) - 1 - len);
 		if (n <= 0)
@@ -115,8 +114,11 @@ int daemon_run(char *const argv[], struct fault *f)
 	r = posix_spawnp(&pid, argv[0], &fa, NULL, argv, environ);
 	posix_spawn_file_actions_destroy(&fa);
 	close(p[1]);
-	if (!r)
+	if (!r) {
+		wait_begin_as("starting", RUN_MS);
 		collect(p[0], last, sizeof(last));
+		wait_end();
+	}
 	close(p[0]);
 	if (r) {
 		fault_set(f, EXIT_NO_DAEMON, "cannot run %s: %s", argv[0], strerror(r));
@@ -176,6 +178,7 @@ int supervisor_request(const char *text, int timeout_ms, struct fault *f)
 {
 	struct pollfd p = { .events = POLLIN };
 	char path[108], out[512];
+	bool answered = false;
 	ssize_t n;
 
 	if (!run_path(path, sizeof(path), "supervisor.sock"))
@@ -186,7 +189,12 @@ int supervisor_request(const char *text, int timeout_ms, struct fault *f)
 		return p.fd;
 	}
 	n = sock_send_fd(p.fd, text, strlen(text), -1);
-	if (n > 0 && poll(&p, 1, timeout_ms) != 1) {
+	if (n > 0) {
+		wait_begin_as("waiting for the supervisor", timeout_ms);
+		answered = wait_poll(&p, now_ms() + timeout_ms) == 1;
+		wait_end();
+	}
+	if (n > 0 && !answered) {
 		close(p.fd);
 		fault_set(f, EXIT_TIMEOUT, "the supervisor does not answer in time");
 		return -ETIMEDOUT;

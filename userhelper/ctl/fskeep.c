@@ -422,12 +422,10 @@ static int await_frozen(struct fskeep *k, long long deadline, struct fault *f)
 {
 	struct pollfd p = { .fd = k->sock, .events = POLLIN };
 	char text[TEXT_MAX], at[TEXT_MAX] = "its file systems";
-	long long left;
 	ssize_t n;
 
 	for (;;) {
-		left = deadline - now_ms();
-		if (left <= 0 || poll(&p, 1, left) == 0) {
+		if (wait_poll(&p, deadline) == 0) {
 			fault_set(f, EXIT_TIMEOUT, "%s: %s could not be frozen in time: it waits "
 				  "for the drive; it is thawed as soon as that answers", k->drive,
 				  at);
@@ -496,7 +494,9 @@ int fskeep_start(const struct kernel_drive *d, const char *holder, long long dea
 	fs_close(&l);
 	if (!*out)
 		return -EIO;
+	wait_begin_as("freezing the file systems", deadline - now_ms());
 	r = await_frozen(*out, deadline, f);
+	wait_end();
 	if (r < 0) {
 		fskeep_abort(*out);
 		*out = NULL;

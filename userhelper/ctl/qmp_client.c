@@ -184,9 +184,12 @@ void qmp_close(struct qmp *q)
 
 static bool greet(struct qmp *q, int timeout_ms, struct fault *f)
 {
-	g_autoptr(JsonObject) hello = read_object(q, now_ms() + timeout_ms, f);
+	g_autoptr(JsonObject) hello = NULL;
 	g_autoptr(JsonNode) done = NULL;
 
+	wait_begin_as("waiting for its start", timeout_ms);
+	hello = read_object(q, now_ms() + timeout_ms, f);
+	wait_end();
 	if (!hello)
 		return false;
 	if (!json_object_has_member(hello, "QMP")) {

@@ -5,6 +5,8 @@
  */
 #include "ctl.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +29,14 @@ static bool at_terminal(void)
 	return isatty(STDERR_FILENO) && term && strcmp(term, "dumb");
 }
 
+void wait_begin_as(const char *what, int limit_ms)
+{
+	now.what = at_terminal() ? what : NULL;
+	now.shown = false;
+	now.since = now_ms();
+	now.until = now.since + limit_ms;
+}
+
 void wait_begin(const char *command, int limit_ms)
 {
 	static const struct {
@@ -37,18 +47,19 @@ void wait_begin(const char *command, int limit_ms)
 		{ "spicebd-drive-del",		"deleting" },
 		{ "spicebd-freeze",		"freezing: what was written goes to the far end" },
 		{ "spicebd-migrate",		"migrating" },
+		{ "spicebd-snapshot-create",	"making the snapshot" },
+		{ "spicebd-snapshot-delete",	"ending the snapshot" },
 		{ "eject",			"asking the medium's users to let go" },
 		{ "blockdev-open-tray",		"asking the medium's users to let go" },
 		{ "blockdev-remove-medium",	"asking the medium's users to let go" },
 	};
 
-	now.what = NULL;
-	now.shown = false;
+	const char *what = "waiting for the answer";
+
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-		if (!strcmp(command, names[i].command) && at_terminal())
-			now.what = names[i].what;
-	now.since = now_ms();
-	now.until = now.since + limit_ms;
+		if (!strcmp(command, names[i].command))
+			what = names[i].what;
+	wait_begin_as(what, limit_ms);
 }
 
 int wait_slice(long long left_ms)
@@ -79,4 +90,20 @@ void wait_end(void)
 		fputs("\r\033[K", stderr);
 	now.shown = false;
 	now.what = NULL;
+}
+
+int wait_poll(struct pollfd *p, long long deadline)
+{
+	for (;;) {
+		long long left = deadline - now_ms();
+		int r;
+
+		if (left <= 0)
+			return 0;
+		r = poll(p, 1, wait_slice(left));
+		if (r > 0 || (r < 0 && errno != EINTR))
+			return r;
+		if (!r)
+			wait_tell();
+	}
 }
