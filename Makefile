@@ -80,8 +80,14 @@ install: userhelper
 	@if [ -f $(O)/kmod-host/spicebd.ko ]; then $(MAKE) modules_install; \
 	else echo 'no module was built: only the programs are installed'; fi
 
+# Where a kernel's own Makefile puts a module of others: extra/, or newer ones, updates/
 uninstall:
 	+$(MAKE) -f userhelper/install.mk O=$(O) uninstall
+	@[ ! -d $(KDIR) ] || for release in $$($(MAKE) -s -C $(KDIR) kernelrelease); do \
+		rm -f $(DESTDIR)/lib/modules/$$release/extra/spicebd.ko* \
+			$(DESTDIR)/lib/modules/$$release/updates/spicebd.ko*; \
+		[ -n "$(DESTDIR)" ] || depmod -a $$release; \
+	done
 
 modules_install:
 	$(MAKE) -C $(KDIR) M=$(O)/kmod-host INSTALL_MOD_PATH=$(DESTDIR) modules_install

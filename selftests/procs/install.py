@@ -35,6 +35,24 @@ def files(d):
     return sorted(os.path.relpath(os.path.join(p, f), d) for p, _, fs in os.walk(d) for f in fs)
 
 
+def ours(d):
+    return [os.path.join(p, x) for p, ds, _ in os.walk(d) for x in ds if "spicebd" in x]
+
+
+def elsewhere(dest):
+    """prefix= is where everything is, and what the units and rules name."""
+    r = make("install", dest, "prefix=/opt/x")
+    ok(r.returncode == 0 and all(f.startswith(("opt/x/", "etc/spicebd/")) for f in files(dest)),
+       "prefix=: nothing is elsewhere", r)
+    named = set()
+    for f in files(f"{dest}/opt/x/lib"):
+        with open(f"{dest}/opt/x/lib/{f}", errors="replace") as text:
+            named |= set(re.findall(r"(/[\w/]*s?bin/spicebd[\w-]*)", text.read()))
+    ok(named and all(n.startswith("/opt/x/") for n in named), "prefix=: units and rules name it", named)
+    make("uninstall", dest, "prefix=/opt/x")
+    equal((files(dest), ours(dest)), ([], []), "prefix=: uninstall leaves nothing")
+
+
 def test():
     built = procs.run_dir + "/build/bin"
     os.makedirs(built)
@@ -98,6 +116,8 @@ def test():
     make("install", dest, "prefix=/usr")
     r = make("uninstall", dest, "prefix=/usr")
     equal((r.returncode, files(dest)), (0, []), "uninstall leaves no file")
+    equal(ours(dest), [], "and no directory of ours")
+    elsewhere(procs.run_dir + "/other")
 
 
 procs.main(test)
