@@ -10,6 +10,24 @@ truncate -s 64M "$work/stick.img"
 share --read-write "$work/disc.iso" "$work/stick.img"
 check "both media are offered" await 60 offered disc.iso stick.img
 
+# completed LINE WORD…: what bash offers for LINE, which readline has split into WORDs
+completed() {
+	bash --norc -c '. /usr/share/bash-completion/bash_completion
+		. userhelper/completion/spicebdctl
+		compopt() { :; }
+		COMP_WORDBREAKS=$(printf " \t\n\"'"'"'><=;|&(:")
+		COMP_LINE=$1 COMP_POINT=${#1}
+		shift
+		COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+		_spicebdctl spicebdctl
+		printf "%s\n" "${COMPREPLY[@]}"' bash "$@" | sort | tr "\n" " "
+}
+equal "bash completes media" "$(completed "spicebdctl insert spice:" spicebdctl insert spice :)" \
+	"default/disc.iso default/stick.img "
+equal "one of them" "$(completed "spicebdctl insert spice:default/d" spicebdctl insert spice : default/d)" \
+	"default/disc.iso "
+equal "and drives" "$(completed "spicebdctl eject spi" spicebdctl eject spi)" "spicebd0 spicebd1 "
+
 dev=$(spicebdctl insert spice:disc.iso)
 equal "the ISO goes into the CD drive" "$dev" /dev/spicebd0
 equal "the whole ISO is equal over Spice" "$(md5sum <"$dev")" "$(md5sum <"$work/disc.iso")"
