@@ -66,7 +66,7 @@ def groups_of(pid):
 
 def subscribe():
     with module("drives="):
-        p = subprocess.Popen([*CLI, "--subscribe", "events", "--sleep", "5"],
+        p = subprocess.Popen([*CLI, "--subscribe", "events", "--sleep", "40"],
                              stdout=subprocess.PIPE, text=True)
         end = time.monotonic() + 60
         while not groups_of(p.pid):
@@ -74,7 +74,7 @@ def subscribe():
             select.select([], [], [], 0.05)
         answer("--multi", "manage", "{}", "--multi", "drive-add",
                '{"personality": "disk", "index": 2}')
-        said, _ = p.communicate(timeout=60)
+        said, _ = p.communicate(timeout=120)
         assert "drive-ntf" in said and "spicebd2" in said and "drive-added" in said, said
 
 
