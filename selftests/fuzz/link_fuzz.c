@@ -92,7 +92,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	must(listen(listener, 8) == 0 && loop_init() == 0);
 	session_params = (struct session_params) {
 		.ping_interval = 5000, .ping_timeout = 15000, .hello_timeout = 10000,
-		.client_force = true, .client_change = true, .credit_budget = 16u << 20,
+		.client_force = true, .client_change = true, .client_insert = true, .credit_budget = 16u << 20,
 	};
 	transport = &virtio_transport;
 	must(virtio_start("/nowhere/port", false, &session_params, &virtio_hooks));

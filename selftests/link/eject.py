@@ -7,7 +7,7 @@ import struct
 import linktest as t
 
 MEDIA = [t.offer(1, 512, "one"), t.offer(2, 512, "two", medium=b"2" * 16)]
-FORCE, REPLACE = 1, 2
+FORCE, REPLACE, INSERT = 1, 2, 4
 BUSY = 5
 
 
@@ -78,8 +78,22 @@ def main():
             n = notice_of(share)
             t.ok(n[:2] == (BUSY, 1) and "client-change=no" in n[2], f"change, too: {n[2]}")
             t.ok(d.nothing(t.EJECT_REQUEST), "the daemon hears nothing of either")
+            ask(share, cid, 1, INSERT)
+            n = notice_of(share)
+            t.ok(n[:2] == (BUSY, 1) and "client-insert=yes" in n[2], f"and to insert: {n[2]}")
+            t.ok(d.nothing(t.EJECT_REQUEST), "nor of that")
             ask(share, cid, 1, 0)
             t.ok(d.expect(t.EJECT_REQUEST).flags == 0, "a plain request always goes")
+    with t.Link("client-insert=yes") as link:
+        d = link.daemon()
+        d.send(t.ADD_PORT, 0)
+        with t.Share(link.uri, offers=MEDIA, caps=t.CAP_ANSWERS) as share:
+            cid = share.wait("hello")[1]
+            d.expect(t.OFFERS_END)
+            ask(share, cid, 7, INSERT)
+            ask(share, cid, 2, INSERT | FORCE)
+            m = d.expect(t.EJECT_REQUEST)
+            t.ok((m.offer, m.flags) == (2, INSERT), "a client that may: what it has is to be inserted")
 
 
 t.run(main)

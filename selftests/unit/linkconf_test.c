@@ -66,7 +66,7 @@ static void test_defaults(void)
 	CHECK(parse("address=unix:/s", &c) == 0);
 	CHECK(!strcmp(c.name, "t") && !strcmp(linkconf_is_unix(&c), "/s"));
 	CHECK(c.memory_max == 256 && c.socket_mode == 0600 && !c.insecure);
-	CHECK(c.client_force && c.client_change);
+	CHECK(c.client_force && c.client_change && !c.client_insert);
 	CHECK(c.ping_interval == 5000 && c.ping_timeout == 15000 && c.hello_timeout == 10000);
 	CHECK(!c.password_file[0] && !c.tls_cert[0] && !c.tls_key[0] && !c.tls_ca[0] && !c.user[0]);
 }
@@ -113,13 +113,13 @@ static void test_all_keys(void)
 	CHECK(parse("# all\n\n \t address \t=  [::1]:5900 \r\npassword-file=/p w\n"
 		    "tls-cert=/c\ntls-key=/k\ntls-ca=/a\ninsecure=yes\nmemory-max=32\nuser=u=v\n"
 		    "socket-mode=0666\nping-interval=0.1\nping-timeout=2.25\nhello-timeout=3600\n"
-		    "client-force=no\nclient-change=no",
+		    "client-force=no\nclient-change=no\nclient-insert=yes",
 		    &c) == 0);
 	CHECK(!strcmp(c.address, "[::1]:5900") && !linkconf_is_unix(&c));
 	CHECK(!strcmp(c.password_file, "/p w") && !strcmp(c.user, "u=v") && c.insecure);
 	CHECK(!strcmp(c.tls_cert, "/c") && !strcmp(c.tls_key, "/k") && !strcmp(c.tls_ca, "/a"));
 	CHECK(c.memory_max == 32 && c.socket_mode == 0666);
-	CHECK(!c.client_force && !c.client_change);
+	CHECK(!c.client_force && !c.client_change && c.client_insert);
 	CHECK(c.ping_interval == 100 && c.ping_timeout == 2250 && c.hello_timeout == 3600000);
 }
 
@@ -238,7 +238,7 @@ static void test_save_and_load(void)
 	struct stat st;
 
 	CHECK(parse("address=127.0.0.1:5900\npassword-file=/p\nmemory-max=64\nping-timeout=7.5\n"
-		    "socket-mode=0660\ninsecure=yes\nuser=u", &c) == 0);
+		    "socket-mode=0660\ninsecure=yes\nclient-insert=yes\nuser=u", &c) == 0);
 	CHECK(linkconf_save(&c, err, sizeof(err)) == 0);
 	CHECK(stat(in_dir("links.d/t.conf"), &st) == 0 && (st.st_mode & 0777) == 0600);
 	CHECK(linkconf_load("t", &d, err, sizeof(err)) == 0);
@@ -246,7 +246,7 @@ static void test_save_and_load(void)
 	memset(c.file, 0, sizeof(c.file));
 	memset(d.file, 0, sizeof(d.file));
 	CHECK(!memcmp(&c, &d, offsetof(struct linkconf, insecure)));
-	CHECK(d.insecure && d.memory_max == 64 && d.socket_mode == 0660);
+	CHECK(d.insecure && d.client_insert && d.memory_max == 64 && d.socket_mode == 0660);
 	CHECK(d.ping_interval == 5000 && d.ping_timeout == 7500);
 	CHECK(!memcmp(c.relay_ports, d.relay_ports, sizeof(c.relay_ports)) && !d.relay[0]);
 	strcpy(c.relay, "listen:/v");

@@ -79,11 +79,11 @@ async function share() {
 		changed: () => say({
 			event: "changed", state: s?.state, drives: [...s?.sessions.keys() ?? []],
 			up: s?.isUp(), medium: s?.medium?.name ?? null, inserted: s?.inserted,
-			locked: s?.locked, asked: !!s?.asked}),
+			locked: s?.locked, asked: !!s?.asked, may: s?.mayInsert()}),
 	});
 	const verbs = {
 		start: (password) => s.start(password), stop: () => s.stop("the tab was closed"),
-		share: (path) => s.share(new DiskFile(path)), eject: () => s.eject(),
+		share: (path) => s.share(new DiskFile(path)), eject: () => s.eject(), insert: () => s.insert(),
 		take: () => s.takeAway(), choose: (n) => s.choose(Number(n)),
 		cut: () => sockets.forEach((x) => x.destroy()),
 		served: () => say({event: "served", bytes: s.medium?.served ?? 0,

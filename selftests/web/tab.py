@@ -445,6 +445,41 @@ def changes(d, tab, directory, offer):
     t.ok(m.flags == 1, "a tab that is closed says so: nobody waits for it")
 
 
+INSERT = 4
+
+
+def asks_to_insert(page, directory):
+    """Where the listener's client may: what is picked is put in, once for each wish."""
+    with t.Link("client-insert=yes", password="right") as link:
+        d = link.daemon()
+        d.send(t.ADD_PORT, 0)
+        d.send(t.ADD_PORT, 1)
+        tab = Tab(page, link)
+        tab.do("share", f"{directory}/a disc.iso")
+        tab.do("start", "right")
+        m = d.expect(t.EJECT_REQUEST, timeout=LIMIT)
+        t.ok((m.port, m.flags) == (0, INSERT), "a file picked beforehand: to be put in once it stands")
+        d.send(t.NOTICE, 0, m.offer, flags=5, u=b"the drive has a medium")
+        tab.wait("error", text="It was not inserted: the drive has a medium.")
+        t.ok(True, "it is told why not")
+        tab.do("choose", "1")
+        o, _ = offered(d)
+        t.ok(d.nothing(t.EJECT_REQUEST), "and not asked for again by itself")
+        tab.do("insert")
+        m = d.expect(t.EJECT_REQUEST, timeout=LIMIT)
+        t.ok((m.port, m.offer, m.flags) == (1, o, INSERT), "but by the person, for the drive that was chosen")
+        d.send(t.NOTICE, 1, o, flags=1)
+        tab.wait("changed", inserted=True, asked=False, may=False)
+        d.send(t.NOTICE, 1, o, flags=2)
+        tab.wait("changed", inserted=False, may=True)
+        t.ok(d.nothing(t.EJECT_REQUEST), "what was ejected stays out")
+        tab.do("share", f"{directory}/other.img")
+        o, _ = offered(d)
+        m = d.expect(t.EJECT_REQUEST, timeout=LIMIT)
+        t.ok((m.offer, m.flags) == (o, INSERT), "the next file is put in")
+        tab.end()
+
+
 def refused(page, directory):
     with t.Link(password="right") as link:
         d = link.daemon()
@@ -505,6 +540,7 @@ def main():
             o = comes_back(link, d, tab, o, fields, want)
             changes(d, tab, directory, o)
             tab.end()
+        asks_to_insert(page, directory)
         refused(page, directory)
         hostile_link(page, f"{directory}/a disc.iso")
         where_bytes_are_lost(page, f"{directory}/a disc.iso", want)

@@ -269,6 +269,7 @@ COMMON_HELP DRIVE_HELP },
 "  --tls-key F        all three are required beyond loopback\n"
 "  --tls-ca F\n"
 "  --insecure         beyond loopback without TLS: everything in the clear\n"
+"  --client-insert    who shares may put media into empty drives, as a page does\n"
 "\n"
 "For a guest of this machine, whose QEMU has the ports as -chardev socket:\n"
 "  --relay HOW        connect:/PATH or listen:/PATH: to whom QEMU listens, or who\n"

@@ -90,6 +90,9 @@ static int listen_option(int c, const char *text, struct linkconf *l, struct fau
 	case 'i':
 		l->insecure = true;
 		return 0;
+	case 'I':
+		l->client_insert = true;
+		return 0;
 	}
 	return relay_option(c, text, l, f);
 }
@@ -314,6 +317,7 @@ int verb_listen(const struct verb *v, int argc, char **argv)
 		{ "tls-key", required_argument, NULL, 'k' },
 		{ "tls-ca", required_argument, NULL, 'a' },
 		{ "insecure", no_argument, NULL, 'i' },
+		{ "client-insert", no_argument, NULL, 'I' },
 		{ "relay", required_argument, NULL, 'r' },
 		{ "relay-ports", required_argument, NULL, 'n' },
 		{ "relay-user", required_argument, NULL, 'u' },

@@ -11,7 +11,7 @@
 #include "polite.h"
 #include "source.h"
 
-#define CHANGE_TIMEOUT	20	/* s, for the new medium to be read */
+#define INSERT_TIMEOUT	20	/* s, for the new medium to be read */
 
 static bool waiting[SPICEBD_MAX_DRIVES];
 
@@ -90,10 +90,70 @@ static void change(struct drive *d, const struct link_ask *from)
 		.mode = d->medium->source->read_only ? RO_READ_ONLY : RO_AUTO,
 		.replace = true,
 		.patience = -1,
-		.timeout = CHANGE_TIMEOUT,
+		.timeout = INSERT_TIMEOUT,
 	};
 
 	insert_start(&args, changed, ask_new(d));
+}
+
+/* ---- a medium where none was */
+
+/*
+ * struct wish - one that is being put in
+ * @link: named, since links come and go
+ */
+struct wish {
+	struct drive *d;
+	char link[32];
+	uint8_t medium_id[FRAME_UUID_LEN];
+};
+
+static void tell(const struct wish *w, const char *text)
+{
+	struct link *l = links_find(w->link);
+	const struct link_port *p = l && l->ready ? l->ports[w->d->index] : NULL;
+	const struct link_offer *o = p ? link_port_offer(p, w->medium_id) : NULL;
+
+	log_notice("drive %s: its share does not get a medium in: %s", w->d->k.name, text);
+	if (o)
+		links_notice(l, w->d->index, o->id, FRAME_NOTICE_BUSY, text);
+}
+
+/* That it is in is told by whoever puts media in. */
+static void inserted(int r, struct drive *d, const struct derr *e, void *arg)
+{
+	struct wish *w = arg;
+
+	waiting[w->d->index] = false;
+	if (r < 0)
+		tell(w, e->text);
+	g_free(w);
+}
+
+static void put_in(struct drive *d, const struct link_ask *from)
+{
+	struct insert_args args = {
+		.drive = d,
+		.personality = -1,
+		.mode = RO_AUTO,
+		.patience = -1,
+		.timeout = INSERT_TIMEOUT,
+	};
+	struct wish *w = g_new0(struct wish, 1);
+
+	w->d = d;
+	g_strlcpy(w->link, from->link, sizeof(w->link));
+	memcpy(w->medium_id, from->medium_id, sizeof(w->medium_id));
+	log_info("drive %s: a share asks for its medium to be put in", d->k.name);
+	if (waiting[d->index] || d->medium || drive_has_medium(d)) {
+		tell(w, waiting[d->index] ? "the drive is busy with another request" :
+		     "the drive has a medium");
+		g_free(w);
+		return;
+	}
+	waiting[d->index] = true;
+	args.source = source_spice_of(from->link, from->medium_id);
+	insert_start(&args, inserted, w);
 }
 
 /* ---- */
@@ -113,6 +173,10 @@ void asks_take(const struct link_ask *from)
 {
 	struct drive *d = drive_at(from->port);
 
+	if (d && from->insert) {
+		put_in(d, from);
+		return;
+	}
 	if (!d || !d->medium || !source_is_offer(d->medium->source, from->link, from->medium_id))
 		return;
 	log_info("drive %s: its share asks for %s%s", d->k.name,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A share that wants its medium back, or another one in its place. */
+/* A share that wants its medium back, another one in its place, or one in an empty drive. */
 #ifndef SPICEBD_ASKS_H
 #define SPICEBD_ASKS_H
 

@@ -428,6 +428,7 @@ static const char *on_eject_request(struct link *l, const struct link_msg *m)
 	if (!o || (m->flags & FRAME_EJECT_REPLACE && !by))
 		return NULL;
 	a.medium_id = o->medium_id;
+	a.insert = m->flags & FRAME_EJECT_INSERT;
 	if (m->flags & FRAME_EJECT_REPLACE)
 		a.by = by->medium_id;
 	on_eject(&a);

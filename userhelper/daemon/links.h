@@ -71,13 +71,14 @@ struct link_open {
 /**
  * struct link_ask - a share wants its medium back
  * @force: ... whoever uses it
+ * @insert: no: it is to be put in, where no medium is
  * @by: another medium of the same port that shall come instead, or NULL
  */
 struct link_ask {
 	const char *link;
 	uint32_t port;
 	const uint8_t *medium_id;
-	bool force;
+	bool force, insert;
 	const uint8_t *by;
 };
 

@@ -95,9 +95,13 @@ struct frame_hello {
 /* both: MOVE and MOVE_STATE */
 #define FRAME_CAP_MOVE		(1u << 2)
 
+/* link: takes an EJECT_REQUEST that has a medium put into an empty drive */
+#define FRAME_CAP_INSERT	(1u << 3)
+
 /* Bits of an EJECT_REQUEST's flags. */
 #define FRAME_EJECT_FORCE	(1u << 0)
 #define FRAME_EJECT_REPLACE	(1u << 1)	/* le32 offer follows: to be inserted instead */
+#define FRAME_EJECT_INSERT	(1u << 2)	/* the offer itself is to be inserted */
 
 /* Bits of struct frame_offer.flags. */
 #define FRAME_OFFER_READ_ONLY	(1u << 0)

@@ -35,6 +35,7 @@ static const struct key keys[] = {
 	KEY("insecure", V_BOOL, insecure),
 	KEY("client-force", V_BOOL, client_force),
 	KEY("client-change", V_BOOL, client_change),
+	KEY("client-insert", V_BOOL, client_insert),
 	KEY("memory-max", V_NUMBER, memory_max, .min = 32, .max = 65536),
 	KEY("user", V_USER, user),
 	KEY("relay", V_RELAY, relay),

@@ -37,6 +37,7 @@ struct linkconf {
 	bool insecure;
 	bool client_force;			/* a client may eject by force */
 	bool client_change;			/* ... and put another medium in */
+	bool client_insert;			/* ... also where none was */
 	unsigned int memory_max;		/* MiB */
 	mode_t socket_mode;
 	char relay[LINKCONF_PATH_MAX + 16];	/* empty: none; connect:/PATH or listen:/PATH */

@@ -118,6 +118,8 @@ static void put_all(FILE *f, const struct linkconf *c)
 		put(f, "client-force", "no");
 	if (!c->client_change)
 		put(f, "client-change", "no");
+	if (c->client_insert)
+		put(f, "client-insert", "yes");
 	if (c->memory_max != usual.memory_max)
 		fprintf(f, "memory-max=%u\n", c->memory_max);
 	if (c->socket_mode != usual.socket_mode)

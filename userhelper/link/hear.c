@@ -160,6 +160,9 @@ static bool offered(struct session *s, uint32_t id)
 /* What the administrator does not let a client do. */
 static const char *why_not(struct session *s, const struct link_msg *m)
 {
+	if (m->flags & FRAME_EJECT_INSERT)
+		return s->params->client_insert ? NULL :
+			"clients may not put media in there (client-insert=yes would let them)";
 	if (m->flags & FRAME_EJECT_FORCE && !s->params->client_force)
 		return "clients may not eject by force there (client-force=no)";
 	if (!(m->flags & FRAME_EJECT_REPLACE))
@@ -182,7 +185,7 @@ static void hear_eject_request(struct session *s, const struct frame_header *h,
 	}
 	if (!offered(s, m.offer))
 		return;
-	m.flags = flags & (FRAME_EJECT_FORCE | FRAME_EJECT_REPLACE);
+	m.flags = flags & FRAME_EJECT_INSERT ?: flags & (FRAME_EJECT_FORCE | FRAME_EJECT_REPLACE);
 	refused = why_not(s, &m);
 	if (refused)
 		session_notice(s, m.offer, FRAME_NOTICE_BUSY, refused);

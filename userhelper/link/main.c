@@ -159,6 +159,7 @@ static void set_session_params(void)
 	session_params.hello_timeout = conf.file.hello_timeout;
 	session_params.client_force = conf.file.client_force;
 	session_params.client_change = conf.file.client_change;
+	session_params.client_insert = conf.file.client_insert;
 	session_params.credit_budget = ((size_t)conf.file.memory_max << 20) / 2;
 	boot_id_read(session_params.boot_id);
 	random_bytes(session_params.instance, FRAME_UUID_LEN);

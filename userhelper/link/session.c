@@ -68,6 +68,7 @@ static void send_hello(struct session *s)
 		.role = FRAME_ROLE_LINK,
 		.epoch = s->epoch,
 		.capabilities = FRAME_CAP_ANSWERS | FRAME_CAP_MOVE |
+				(s->params->client_insert ? FRAME_CAP_INSERT : 0) |
 				(s->params->lossy ? FRAME_CAP_CHECKS : 0),
 		.frame_max = FRAME_MAX,
 		.ping_interval = s->params->ping_interval,

@@ -18,7 +18,7 @@ struct session;
 
 struct session_params {
 	unsigned int ping_interval, ping_timeout, hello_timeout;	/* ms */
-	bool client_force, client_change;	/* what the administrator lets clients do */
+	bool client_force, client_change, client_insert;	/* what the administrator lets clients do */
 	bool lossy;		/* the transport may lose bytes: frames must be checked */
 	size_t credit_budget;	/* bytes that all streams of all ports may have in flight to us */
 	uint8_t boot_id[FRAME_UUID_LEN];

@@ -61,6 +61,7 @@ export class Connection {
 		this.wires = new Set();
 		this.known = new Set();		// channels that are linked or being linked
 		this.ports = new Map();
+		this.unknown = 0;		// ports of which no name has come yet
 		this.over = false;
 	}
 
@@ -111,6 +112,7 @@ export class Connection {
 			    this.known.size > PORTS_MAX)
 				continue;
 			this.known.add(key);
+			this.unknown += type === PORT;
 			this.attachOne(type, id, key).catch((e) => this.end(e));
 		}
 	}
@@ -122,17 +124,20 @@ export class Connection {
 			this.run(channel, () => {});
 			return;
 		}
-		let port = null;
+		let port = null, named = false;
 
 		// A port may be taken away, and come again, while the session lives.
 		channel.run((t, body) => {
-			if (t === PORT_INIT && !port)
+			if (t === PORT_INIT && !named) {
+				named = true;
+				this.unknown--;
 				port = this.begin(channel, portInit(body));
-			else if (t === PORT_EVENT && port && body.length)
+			} else if (t === PORT_EVENT && port && body.length)
 				port.event(body[0]);
 			else if (t === DATA && port)
 				port.ondata(body);
 		}).catch((e) => {
+			this.unknown -= !named;
 			this.known.delete(key);
 			this.wires.delete(channel.wire);
 			channel.wire.close(e);

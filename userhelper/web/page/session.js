@@ -206,6 +206,14 @@ export class Session {
 		this.send(frame.EJECT_REQUEST, 0, u32s(m.id, force ? frame.EJECT_FORCE : 0));
 	}
 
+	mayInsert() {
+		return this.up && (this.peer.capabilities & frame.CAP_INSERT) !== 0;
+	}
+
+	insert(m) {
+		this.send(frame.EJECT_REQUEST, 0, u32s(m.id, frame.EJECT_INSERT));
+	}
+
 	// Returns whether the link can do that.
 	replace(m, by) {
 		if (!(this.peer?.capabilities & frame.CAP_ANSWERS))

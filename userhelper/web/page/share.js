@@ -9,7 +9,8 @@ import {Session} from "./session.js";
 import {LinkError} from "./spice.js";
 
 const RETRY_FIRST = 500, RETRY_MAX = 15000;	// ms
-const EJECT_WAIT = 15000, CHANGE_WAIT = 30000;
+const SETTLE_WAIT = 5000;
+const EJECT_WAIT = 15000, CHANGE_WAIT = 30000, INSERT_WAIT = 30000;
 const TICKET_BYTES = 16;	// of the secret, as hexadecimal digits
 
 export class Share {
@@ -20,6 +21,7 @@ export class Share {
 		this.sessions = new Map();	// by drive
 		this.medium = null;
 		this.coming = null;		// is to take its place
+		this.wished = false;	// it is to be put in as soon as that can be asked for
 		this.inserted = this.locked = false;
 		this.drive = null;
 		this.chosen = false;	// by the person, or by a drive that has it
@@ -56,6 +58,9 @@ export class Share {
 		});
 
 		this.connection = connection;
+		clearTimeout(this.settling);
+		this.settling = null;
+		this.settled = false;
 		this.set("connecting");
 		connection.start().catch((e) => connection.end(e));
 	}
@@ -83,6 +88,7 @@ export class Share {
 	stop(why) {
 		this.stops++;
 		clearTimeout(this.retry);
+		clearTimeout(this.settling);
 		for (const s of this.sessions.values()) {
 			for (const m of [...s.media])
 				s.withdraw(m);
@@ -93,6 +99,7 @@ export class Share {
 		this.connection?.end(new Error(why));
 		this.inserted = this.locked = false;
 		this.medium = this.coming = null;
+		this.wished = false;
 		this.set("off");
 	}
 
@@ -127,7 +134,26 @@ export class Share {
 			this.set("on");
 			this.hooks.tell("Connected.", false);
 		}
+		if (session.up)
+			this.settle();
 		this.hooks.changed();
+	}
+
+	// Which drive is meant, unless the person has said so, is known when all of them are
+	// there; one that does not come is not waited for for ever.
+	settle() {
+		const all = !this.connection.unknown && [...this.sessions.values()].every((s) => s.up);
+
+		if (all) {
+			clearTimeout(this.settling);
+			this.settled = true;
+		} else if (!this.settled) {
+			this.settling ??= setTimeout(() => {
+				this.settled = true;
+				this.fulfil();
+			}, SETTLE_WAIT);
+		}
+		this.fulfil();
 	}
 
 	session() {
@@ -141,10 +167,11 @@ export class Share {
 	// ---- media
 
 	choose(drive) {
-		if (this.inserted)
-			return;
-		this.chosen = true;
-		this.move(drive);
+		// What was asked for of this one is answered first.
+		if (!this.inserted && !this.asked) {
+			this.chosen = true;
+			this.move(drive);
+		}
 		this.hooks.changed();
 	}
 
@@ -158,6 +185,7 @@ export class Share {
 		this.drive = drive;
 		if (m)
 			this.session()?.add(m);
+		this.fulfil();
 	}
 
 	async share(file) {
@@ -167,11 +195,35 @@ export class Share {
 			this.change(m);
 			return;
 		}
+		if (this.asked)
+			throw new Error("the drive has not answered yet; try again");
 		if (this.medium)
 			this.session()?.withdraw(this.medium);
 		this.medium = m;
 		this.session()?.add(m);
+		this.wished = true;
+		this.fulfil();
 		this.hooks.changed();
+	}
+
+	// Whether the drive's end lets us put a medium in.
+	mayInsert() {
+		return this.medium !== null && !this.inserted && !this.asked &&
+			(this.session()?.mayInsert() ?? false);
+	}
+
+	// Once for each time that the person wished it: what was ejected stays out.
+	fulfil() {
+		if (this.wished && (this.chosen || this.settled) && this.mayInsert())
+			this.insert();
+	}
+
+	insert() {
+		if (!this.mayInsert())
+			return;
+		this.wished = false;
+		this.session().insert(this.medium);
+		this.ask(INSERT_WAIT, "It was not inserted");
 	}
 
 	change(m) {
@@ -208,7 +260,7 @@ export class Share {
 			this.session()?.withdraw(this.medium);
 		this.dropComing();
 		this.medium = null;
-		this.inserted = this.locked = false;
+		this.inserted = this.locked = this.wished = false;
 		this.answer(true, "");
 		this.hooks.changed();
 	}
@@ -260,6 +312,8 @@ export class Share {
 			this.answer(true, "");
 		}
 		this.inserted = this.chosen = true;
+		this.wished = false;
+		this.answer(true, "");
 		if (!again)
 			this.hooks.tell(`Drive ${this.drive} has ${m.name}.`, false);
 	}

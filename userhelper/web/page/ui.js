@@ -74,7 +74,7 @@ function showDrives() {
 
 function showMedium() {
 	const m = share.medium;
-	const waits = m && !share.inserted && share.isUp();
+	const waits = m && !share.inserted && share.isUp() && !share.session().mayInsert();
 
 	$("medium").textContent = !m ? "Nothing is shared." :
 		share.coming ? `${share.coming.name} is to take the place of ${m.name}.` :
@@ -84,6 +84,7 @@ function showMedium() {
 	$("how").hidden = !waits;
 	if (waits)
 		$("command").textContent = `spicebdctl insert spicebd${share.drive} ${quoted(`spice:${m.name}`)}`;
+	usable("insert", share.mayInsert());
 	usable("eject", share.inserted && share.isUp() && !share.asked);
 	usable("take", m !== null);
 }
@@ -136,6 +137,7 @@ $("file").addEventListener("change", () => {
 	pick($("file").files[0]);
 	$("file").value = "";	// so that the same one can be picked again
 });
+$("insert").addEventListener("click", () => share.insert());
 $("eject").addEventListener("click", () => share.eject());
 $("take").addEventListener("click", () => {
 	if (share.medium && (!share.inserted || confirm("The drive has it still: whoever uses it there will see errors. Take it away?")))
