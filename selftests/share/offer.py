@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import struct
 import subprocess
 
@@ -216,6 +217,8 @@ def folder(disk):
     os.symlink(secret, f"{d}/my folder/link")
     os.symlink(d, f"{d}/my folder/up")
     os.mkfifo(f"{d}/my folder/fifo")
+    if os.getuid() == 0:
+        os.mknod(f"{d}/my folder/device", stat.S_IFCHR | 0o666, os.makedev(1, 5))
     os.symlink(f"{d}/my folder", f"{d}/by link")
     share, _, link = linked(*(["--disk"] if disk else []), f"{d}/by link")
     o = link.offer("by link")
@@ -229,6 +232,8 @@ def folder(disk):
                      for at in range(0, o["size"], 1 << 20))
     n.shutdown()
     check(b"NOT-TO-BE-SHARED" not in image, "a symbolic link was followed")
+    # Of the device's nothing: it has no end.
+    check(len(image) < 16 << 20, f"a device was read: {len(image)} bytes")
     with open(f"{d}/image", "wb") as f:
         f.write(image)
     link.notice(s.EJECTED, o)
