@@ -30,7 +30,11 @@ export class Medium {
 	// A Blob, and what it is called; fails if it cannot be read
 	static async open(file) {
 		if (!file.size)
-			throw new Error(`${file.name} is empty, or it is a folder`);
+			throw new Error(`${file.name} is empty`);
+		// A folder has a size where it is dropped, and an end, but nothing can be read.
+		await bytesOf(file.slice(0, 1)).catch(() => {
+			throw new Error(`${file.name} cannot be read, or is a folder`);
+		});
 		return new Medium(file, await kindOf(file));
 	}
 
