@@ -203,8 +203,8 @@ class Page:
 
     def drag(self, selector, path, *kinds):
         """Files from elsewhere, dragged over an element."""
-        x, y = self.js("(() => { const r = document.querySelector(" + json.dumps(selector) +
-                       ").getBoundingClientRect();"
+        x, y = self.js("(() => { const e = document.querySelector(" + json.dumps(selector) + ");"
+                       "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
                        "return [r.left + r.width / 2, r.top + r.height / 2]; })()")
         for kind in kinds:
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y,
