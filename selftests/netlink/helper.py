@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NETLINK_GENERIC = 16
@@ -417,6 +418,7 @@ class Queue(threading.Thread):
         self.stopping = False
         self.calls = []
         self.wake = os.eventfd(0)
+        weakref.finalize(self, os.close, self.wake)
 
     def pause(self):
         """End the thread; the socket stays open, and its caller's."""
