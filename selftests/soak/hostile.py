@@ -529,6 +529,7 @@ def refused():
 
 def main():
     seed, drives = int(sys.argv[1]), [int(a) for a in sys.argv[2:]]
+    model.give_way()
     end_nobody = without_rights(seed, drives)	# before there are threads
     villains = [Villain(f"{seed}{i}", i) for i in OURS]
     threads = villains + [guarded(stranger, random.Random(seed + 1)),

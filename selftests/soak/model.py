@@ -87,6 +87,7 @@ class User(threading.Thread):
         self.stop.wait(0.2)
 
     def run(self):
+        give_way()
         while not self.stop.is_set():
             try:
                 self.turn()
@@ -234,6 +235,14 @@ class Fio(User):
             self.stop.wait(2)
         else:
             self.tally.add("fio runs")
+
+
+def give_way():
+    """On a slow kernel the users of the drives, and who means ill, could take all of
+    the machine, and nothing that was killed would ever be up again. For the calling
+    thread and what it starts."""
+    if SCALE > 1:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def wait_until(test, limit, step=0.1):

@@ -165,7 +165,7 @@ class Medium:
         self.users, self.out_until = [], 0
         kind = "cdrom" if self.cdrom else "disk"
         out = ctl("add", kind, "--queues", str(self.queues), "--reconnect-timeout",
-                  str(self.reconnect_timeout), "--stall-timeout", "12")
+                  str(self.reconnect_timeout), "--stall-timeout", str(12 * SCALE))
         assert out, f"{name}: no drive"
         self.device = out.strip()
         self.index = int(self.device.removeprefix("/dev/spicebd"))
