@@ -144,7 +144,7 @@ unsigned int io_nr_queues(const struct io *io)
 	return io->n;
 }
 
-void io_connect(struct io *io, struct nbd_handle **h, unsigned int n)
+void io_connect(struct io *io, struct nbd_handle **h, unsigned int n, int stall_ms)
 {
 	g_mutex_lock(&io->lock);
 	io->round++;
@@ -155,6 +155,7 @@ void io_connect(struct io *io, struct nbd_handle **h, unsigned int n)
 			nbd_close(q->new_nbd);
 		q->new_nbd = i < n ? h[i] : NULL;
 		q->new_round = io->round;
+		q->new_stall_ms = stall_ms;
 		order(q, ORDER_CONNECT);
 	}
 	g_mutex_unlock(&io->lock);

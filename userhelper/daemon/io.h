@@ -51,7 +51,6 @@ struct io_figures {
  * @measure: the path is far enough to be measured
  * @cache: bytes of memory for what is fetched ahead of readers, or 0
  * @libnbd: leave the transmission to it
- * @stall_ms: silence that is a stall
  * @event: called on the main thread; @round is that of io_connect()
  */
 struct io_params {
@@ -62,7 +61,6 @@ struct io_params {
 	bool measure;
 	size_t cache;
 	bool libnbd;
-	int stall_ms;
 	struct nbd_props props;
 	bool read_only;
 	void (*event)(enum io_event ev, unsigned int round, const char *text, void *arg);
@@ -96,9 +94,11 @@ unsigned int io_nr_queues(const struct io *io);
 /**
  * io_connect() - hand over connections, one for each queue
  *
+ * @stall_ms: silence of them that is a stall
+ *
  * Everything that is unanswered is sent over them. The handles are taken over.
  */
-void io_connect(struct io *io, struct nbd_handle **h, unsigned int n);
+void io_connect(struct io *io, struct nbd_handle **h, unsigned int n, int stall_ms);
 
 void io_figures(const struct io *io, struct io_figures *out);
 

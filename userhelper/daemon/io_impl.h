@@ -44,9 +44,11 @@ struct ioq {
 	gint orders;
 	struct nbd_handle *new_nbd;
 	unsigned int new_round;
+	int new_stall_ms;
 
 	/* the thread's own */
 	unsigned int round;
+	int stall_ms;
 	struct slot_list pending;	/* not sent, or to be sent again */
 	struct slot_list out;		/* sent */
 	struct slot_list waiting;	/* for blocks that are coming (io->far) */

@@ -219,6 +219,7 @@ static void take_orders(struct ioq *q, unsigned int *orders)
 	q->new_nbd = NULL;
 	if (h) {
 		q->round = q->new_round;
+		q->stall_ms = q->new_stall_ms;
 		g_atomic_int_inc(&io->conns);
 	}
 	g_mutex_unlock(&io->lock);
@@ -241,7 +242,7 @@ static void take_orders(struct ioq *q, unsigned int *orders)
 static void check_stall(struct ioq *q)
 {
 	if (!q->nbd || !ioq_under_way(q) || q->stalled ||
-	    q->now - q->heard < q->io->p.stall_ms)
+	    q->now - q->heard < q->stall_ms)
 		return;
 	q->stalled = true;
 	io_post(q->io, IO_STALLED, q->round, "");
@@ -256,7 +257,7 @@ static int next_timeout(struct ioq *q, bool flush_again)
 	if (q->draining)
 		return (int)MAX(q->drain_end - now, 0);
 	if (q->nbd && ioq_under_way(q) && !q->stalled) {
-		t = q->heard + q->io->p.stall_ms - now;
+		t = q->heard + q->stall_ms - now;
 		ms = MAX(t, 0);
 	} else if (!q->relaxed && !q->pending.first && !q->waiting.first && !q->held.first &&
 		   !ioq_under_way(q)) {

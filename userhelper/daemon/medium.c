@@ -18,10 +18,12 @@
 #include "sock.h"
 #include "state.h"
 
-/* Silence of a far end that owes answers, before it counts as lost. */
 #define QUEUES_MEMORY	(16u << 20)
 #define ROUND_UP(n, to)	(((n) + (to) - 1) / (to) * (to))
+/* Silence of a far end that owes answers, before it counts as lost. */
 #define STALL_MS	8000
+/* A far end that was silent again before this, after it was connected anew, is slow. */
+#define CALM_MS		60000
 /* A larger trim or zeroing could keep a server busy past every time limit. */
 #define MAX_DISCARD	(64u << 20)
 
@@ -201,6 +203,38 @@ static void lost(struct medium *m, const char *why)
 }
 
 /*
+ * Silence that is a stall, @thirds of what the kernel bears before it takes the
+ * drive from us for the same reason.
+ */
+static int stall_ms(const struct drive *d, int thirds)
+{
+	if (!d->k.stall_timeout)
+		return STALL_MS * thirds * thirds;
+	return MIN(STALL_MS * thirds * thirds,
+		   (int)MIN(d->k.stall_timeout, 1000u) * 1000 / 3 * thirds);
+}
+
+/*
+ * Asked again at once, a server that is only slow would begin again and again with
+ * what it never ends.
+ */
+static void more_patience(struct medium *m)
+{
+	if (now_ms() - m->up_at >= CALM_MS)
+		m->stall_ms = 0;
+	else
+		m->stall_ms = MIN(m->stall_ms * 2, stall_ms(m->drive, 2));
+}
+
+void medium_connect(struct medium *m, struct nbd_handle **h, unsigned int n)
+{
+	if (!m->stall_ms)
+		m->stall_ms = stall_ms(m->drive, 1);
+	m->up_at = now_ms();
+	io_connect(m->io, h, n, m->stall_ms);
+}
+
+/*
  * A server that is silent may be slow, or gone. Where nothing could land late
  * we go and look for it; else only its own answer can help.
  */
@@ -212,6 +246,7 @@ static void stalled(struct medium *m)
 	if (!m->link_up)
 		return;
 	if (!patient) {
+		more_patience(m);
 		lost(m, "the server does not answer");
 		return;
 	}
@@ -305,14 +340,6 @@ static void on_io(enum io_event ev, unsigned int round, const char *text, void *
 
 /* Threads. */
 
-static int stall_ms(const struct drive *d)
-{
-	/* Before the kernel takes the drive from us for the same reason. */
-	if (!d->k.stall_timeout)
-		return STALL_MS;
-	return MIN(STALL_MS, (int)MIN(d->k.stall_timeout, 1000u) * 1000 / 3);
-}
-
 int medium_prepare(struct medium *m, struct derr *e)
 {
 	for (unsigned int i = 0; i < m->conns; i++) {
@@ -383,7 +410,6 @@ int medium_attach(struct medium *m, struct nbd_handle **h, struct derr *e)
 		.cache = cache_bytes(m),
 		/* For comparing the two. */
 		.libnbd = g_strcmp0(g_getenv("SPICEBD_TRANSMISSION"), "libnbd") == 0,
-		.stall_ms = stall_ms(d),
 		.props = m->props,
 		.read_only = m->read_only,
 		.event = on_io,
@@ -411,7 +437,7 @@ int medium_attach(struct medium *m, struct nbd_handle **h, struct derr *e)
 	m->flush_lost = false;
 	r = bind_queues(m, &keys, e);
 	/* The threads have them before the first request is looked at. */
-	io_connect(m->io, h, m->conns);
+	medium_connect(m, h, m->conns);
 	m->link_up = true;
 	if (r < 0)
 		medium_release(m);

@@ -35,6 +35,8 @@ enum medium_state {
  * @attached: we are the drive's helper
  * @link_up: the far end is there
  * @stalled: the connections stand but are silent
+ * @stall_ms: silence that is a stall
+ * @up_at: now_ms() when the connections came up
  * @reason: why it is not up
  * @deadline: now_ms() by which it must be up again; 0: none
  * @clean: (adopting) the earlier spicebdd left nothing unanswered or unflushed
@@ -61,6 +63,8 @@ struct medium {
 	bool attached;
 	uint64_t generation;
 	bool link_up, stalled;
+	int stall_ms;
+	long long up_at;
 	char reason[256];
 	long long deadline;
 	guint deadline_timer;
@@ -88,6 +92,9 @@ int medium_attach(struct medium *m, struct nbd_handle **h, struct derr *e);
 
 /* The kernel has let it go: end threads and source. */
 void medium_out(struct medium *m);
+
+/* Give the threads new connections; taken over. */
+void medium_connect(struct medium *m, struct nbd_handle **h, unsigned int n);
 
 /* Kernel and threads let go of each other, the medium stays in. */
 void medium_release(struct medium *m);

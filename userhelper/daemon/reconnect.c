@@ -17,11 +17,13 @@
 #include "successor.h"
 
 /*
- * For one attempt, twice as much after each that took all of it: each begins from
- * nothing, so with a fixed limit a far end that is only slow would never be back.
+ * For one step of an attempt: the source is there, a connection stands, it has told
+ * what it serves. Twice as much after each attempt that ended so: the next one begins
+ * from nothing, so with a fixed limit, or one for all connections together, a far end
+ * that is only slow would never be back.
  */
-#define ATTEMPT_MIN_MS	15000
-#define ATTEMPT_MAX_MS	60000
+#define STEP_MIN_MS	15000
+#define STEP_MAX_MS	60000
 #define PAUSE_MIN_MS	100
 #define PAUSE_MAX_MS	2000
 
@@ -31,6 +33,7 @@ struct reconnect {
 	unsigned int n;
 	struct source_resume resume;
 	bool ready, need_fence, fatal, done;
+	int limit;		/* ms for a step */
 	uint32_t rtt_us;
 	unsigned int again;	/* requests that go on over the new connections */
 	struct derr err;
@@ -99,6 +102,12 @@ static bool fatal(int code)
 	return code == -ESTALE;
 }
 
+/* The far end has done something: it gets time for what comes next. */
+static void next_step(const struct reconnect *r, struct task *t)
+{
+	t->deadline = now_ms() + r->limit;
+}
+
 static int attempt(struct reconnect *r, struct task *t)
 {
 	struct medium *m = r->m;
@@ -116,11 +125,14 @@ static int attempt(struct reconnect *r, struct task *t)
 				"risk)");
 	while (r->n < m->conns) {
 		struct nbd_props p;
-		struct nbd_handle *h = s->ops->connect(s, t, &r->err);
+		struct nbd_handle *h;
 
+		next_step(r, t);
+		h = s->ops->connect(s, t, &r->err);
 		if (!h)
 			return r->err.code ? -r->err.code : -EIO;
 		r->h[r->n++] = h;
+		next_step(r, t);
 		e = nbdconn_props(h, &p, t, &r->err);
 		if (!e)
 			e = check_same(m, &p, &r->err);
@@ -195,7 +207,7 @@ static void take_up(struct reconnect *r)
 		if (!cache_survives(m))
 			io_forget(m->io);
 		r->again = io_unanswered(m->io);
-		io_connect(m->io, r->h, r->n);
+		medium_connect(m, r->h, r->n);
 		r->n = 0;
 	} else {
 		unsigned int n = r->n;
@@ -285,12 +297,13 @@ static void step_over(void *arg)
 static void run(struct task *t, void *arg)
 {
 	struct reconnect *r = arg;
-	int pause = PAUSE_MIN_MS, limit = ATTEMPT_MIN_MS;
+	int pause = PAUSE_MIN_MS;
 
+	r->limit = STEP_MIN_MS;
 	while (!r->done && !r->fatal && !task_cancelled(t)) {
 		int e;
 
-		t->deadline = now_ms() + limit;
+		next_step(r, t);
 		memset(&r->err, 0, sizeof(r->err));
 		e = wait_begin(r, t);
 		if (!e)
@@ -303,7 +316,7 @@ static void run(struct task *t, void *arg)
 		r->fatal |= fatal(e);
 		main_call(step_failed, r);
 		if (now_ms() >= t->deadline)
-			limit = MIN(limit * 2, ATTEMPT_MAX_MS);
+			r->limit = MIN(r->limit * 2, STEP_MAX_MS);
 		t->deadline = 0;
 		if (task_pause(t, pause) < 0)
 			break;
