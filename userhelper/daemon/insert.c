@@ -18,6 +18,8 @@
 #include "state.h"
 
 #define GUARD_MS	2000
+#define AGAIN_MS	10
+#define TRIES		16
 
 struct insert {
 	struct insert_args a;
@@ -222,15 +224,42 @@ static void make_id(struct insert *in, struct medium *m)
 	}
 }
 
+/*
+ * Whoever opens an empty drive closes its tray, and it need not stay open from when
+ * room was made, nor until the next system call.
+ *
+ * Return: 0, -EAGAIN to be asked again soon, or another -errno.
+ */
+static int put_on_tray(struct insert *in, const struct kernel_medium *km)
+{
+	struct drive *d = in->d;
+	struct kernel_err ke;
+	int r = 0;
+
+	for (int i = 0; i < TRIES && !r; i++) {
+		if (!kernel_medium_insert(drives_kernel, d->index, km, &in->m->generation, &ke))
+			return 0;
+		drive_err(d, &ke, "insert", &in->e);
+		if (!drive_has_tray(d) || in->a.open_tray || in->e.code != EINVAL)
+			return -in->e.code;
+		r = kernel_tray_open(drives_kernel, d->index, in->a.force, &ke);
+	}
+	/* In use by who closed it, for a moment; or it was not the tray. */
+	return r < 0 || (!drive_refresh(d, NULL) && d->k.tray == SPICEBD_TRAY_CLOSED) ?
+		-EAGAIN : -in->e.code;
+}
+
 static int kernel_insert(struct insert *in)
 {
 	struct drive *d = in->d;
 	struct kernel_medium km;
 	struct kernel_err ke;
+	int r;
 
 	medium_for_kernel(in->m, &km);
-	if (kernel_medium_insert(drives_kernel, d->index, &km, &in->m->generation, &ke) < 0)
-		return drive_err(d, &ke, "insert", &in->e);
+	r = put_on_tray(in, &km);
+	if (r < 0)
+		return r;
 	in->m->state = MEDIUM_IN;
 	if (drive_has_tray(d) && !in->a.open_tray) {
 		if (kernel_tray_close(drives_kernel, d->index, &ke) < 0)
@@ -267,18 +296,20 @@ static void step_insert(void *arg)
 	struct drive *d = in->d;
 	struct medium *m = in->m;
 
-	if (!d->present || d->medium) {
+	if (!d->present || d->medium != (in->placed ? m : NULL)) {
 		in->r = derr_set(&in->e, ENODEV, "the drive was %s meanwhile",
 				 d->present ? "filled" : "deleted");
 		return;
 	}
-	d->medium = medium_ref(m);
-	in->placed = true;
-	in->r = state_save(&in->e);
-	if (in->r < 0)
-		return;
-	in->n = 0;			/* they are the medium's now */
-	in->r = medium_attach(m, in->h, &in->e);
+	if (!in->placed) {
+		d->medium = medium_ref(m);
+		in->placed = true;
+		in->r = state_save(&in->e);
+		if (in->r < 0)
+			return;
+		in->n = 0;		/* they are the medium's now */
+		in->r = medium_attach(m, in->h, &in->e);
+	}
 	if (!in->r)
 		in->r = kernel_insert(in);
 }
@@ -411,6 +442,16 @@ static int make_room(struct insert *in, struct task *t)
 	return r;
 }
 
+static int put_in(struct insert *in, struct task *t)
+{
+	int r;
+
+	do {
+		r = step(step_insert, in);
+	} while (r == -EAGAIN && task_pause(t, AGAIN_MS) == 0);
+	return r;
+}
+
 static int run_steps(struct insert *in, struct task *t)
 {
 	int r = look(in, t);
@@ -433,7 +474,7 @@ static int run_steps(struct insert *in, struct task *t)
 	if (!r)
 		r = make_room(in, t);
 	if (!r)
-		r = step(step_insert, in);
+		r = put_in(in, t);
 	while (!r) {
 		uint64_t seq = change_seq();
 
