@@ -22,7 +22,9 @@
 #define ROUND_UP(n, to)	(((n) + (to) - 1) / (to) * (to))
 /* Silence of a far end that owes answers, before it counts as lost. */
 #define STALL_MS	8000
-/* A far end that was silent again before this, after it was connected anew, is slow. */
+/* Where the kernel bears it for ever. */
+#define STALL_ENDLESS_S	600u
+/* A far end that falls silent again before this, after it was connected anew, is slow. */
 #define CALM_MS		60000
 /* A larger trim or zeroing could keep a server busy past every time limit. */
 #define MAX_DISCARD	(64u << 20)
@@ -202,16 +204,10 @@ static void lost(struct medium *m, const char *why)
 	medium_reconnect(m);
 }
 
-/*
- * Silence that is a stall, @thirds of what the kernel bears before it takes the
- * drive from us for the same reason.
- */
-static int stall_ms(const struct drive *d, int thirds)
+/* A third of what the kernel bears, before it takes the drive from us for silence. */
+static int third_ms(const struct drive *d)
 {
-	if (!d->k.stall_timeout)
-		return STALL_MS * thirds * thirds;
-	return MIN(STALL_MS * thirds * thirds,
-		   (int)MIN(d->k.stall_timeout, 1000u) * 1000 / 3 * thirds);
+	return (int)MIN(d->k.stall_timeout ?: STALL_ENDLESS_S, STALL_ENDLESS_S) * 1000 / 3;
 }
 
 /*
@@ -220,16 +216,16 @@ static int stall_ms(const struct drive *d, int thirds)
  */
 static void more_patience(struct medium *m)
 {
-	if (now_ms() - m->up_at >= CALM_MS)
+	if (now_ms() - m->stall_ms - m->up_at >= CALM_MS)
 		m->stall_ms = 0;
 	else
-		m->stall_ms = MIN(m->stall_ms * 2, stall_ms(m->drive, 2));
+		m->stall_ms = MIN(m->stall_ms * 2, 2 * third_ms(m->drive));
 }
 
 void medium_connect(struct medium *m, struct nbd_handle **h, unsigned int n)
 {
 	if (!m->stall_ms)
-		m->stall_ms = stall_ms(m->drive, 1);
+		m->stall_ms = MIN(STALL_MS, third_ms(m->drive));
 	m->up_at = now_ms();
 	io_connect(m->io, h, n, m->stall_ms);
 }
