@@ -190,7 +190,7 @@ def same_parameters(w, verb=None, key=None, value=None):
     same(w.answered(), 0, "migrate")
     got = until(w.b.with_medium, "it is at b")[0]
     for key in ("personality", "queues", "depth", "max-io", "reconnect-timeout", "stall-timeout",
-                "locked-by-admin", "tray"):
+                "open-wait", "locked-by-admin", "tray"):
         same(got[key], drive[key], key)
     same(got["medium"]["size"], drive["medium"]["size"], "size")
     same(got["medium"]["read-only"], drive["medium"]["read-only"], "read-only")
@@ -758,7 +758,7 @@ def main():
     case("a drive of special parameters, locked", same_parameters, "lock", "locked-by-admin",
          True, write=False, fill=0x5a,
          add=("disk", "--queues", "2", "--depth", "17", "--max-io", "65536", "--reconnect-timeout",
-              "33", "--stall-timeout", "44"), insert=())
+              "33", "--stall-timeout", "44", "--open-wait", "5"), insert=())
     case("a CD drive", same_parameters, write=False, args=("--cdrom",), insert=(), fill=0x5a)
     case("a CD drive whose tray is open", same_parameters, "open", "tray", "open", write=False,
          args=("--cdrom",), insert=(), fill=0x5a)

@@ -16,6 +16,7 @@ JsonObject *migrate_describe_drive(const struct kernel_drive_new *n)
 	json_object_set_int_member(o, "max-io", n->max_io);
 	json_object_set_int_member(o, "reconnect-timeout", n->reconnect_timeout);
 	json_object_set_int_member(o, "stall-timeout", n->stall_timeout);
+	json_object_set_int_member(o, "open-wait", n->open_wait);
 	return o;
 }
 
@@ -42,6 +43,8 @@ bool migrate_parse_drive(JsonObject *o, struct kernel_drive_new *n)
 					     SPICEBD_MAX_TIMEOUT),
 		.set_stall = true,
 		.stall_timeout = bounded(o, "stall-timeout", 0, SPICEBD_MAX_TIMEOUT),
+		.set_open_wait = true,
+		.open_wait = bounded(o, "open-wait", 0, SPICEBD_MAX_TIMEOUT),
 	};
 	if (!strcmp(personality, "cdrom"))
 		n->personality = SPICEBD_PERSONALITY_CDROM;

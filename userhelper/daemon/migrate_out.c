@@ -497,7 +497,7 @@ static JsonObject *describe_drive(const struct drive *d)
 		.personality = d->k.personality, .nr_queues = d->k.nr_queues,
 		.queue_depth = d->k.queue_depth, .max_io = d->k.max_io,
 		.reconnect_timeout = d->k.reconnect_timeout,
-		.stall_timeout = d->k.stall_timeout,
+		.stall_timeout = d->k.stall_timeout, .open_wait = d->k.open_wait,
 	};
 	JsonObject *o = migrate_describe_drive(&n);
 
