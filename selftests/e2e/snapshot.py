@@ -283,7 +283,8 @@ def blocking(b):
         same([(x["owner"], x["reason"]) for x in blockers],
              [("snapshot s0", "snapshot 's0' is exported to 1 client")], "blockers")
         same(sorted(blockers[0]["blocks"]),
-             ["change", "delete", "eject", "migrate", "remove", "snapshot"], "what it blocks")
+             ["change", "delete", "eject", "migrate", "remove", "resize", "snapshot"],
+             "what it blocks")
         same(b.q.do("spicebd-freeze", drive=DRIVE, holder="t")[0]["drive"], DRIVE, "freeze")
         b.q.do("spicebd-thaw", drive=DRIVE, holder="t")
         b.q.do("eject", id=DRIVE, force=True)
