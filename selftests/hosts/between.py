@@ -128,7 +128,14 @@ class World:
         self.last = writer
 
     def finish(self):
-        """After each case. Nobody writes any more: look at what was written, and by whom."""
+        """After each case. Nobody writes any more: look at what was written, and by whom.
+
+        Two walls keep the hosts apart. The source's: its drive is frozen before the share
+        is asked, and without a medium when the share has answered. The share's: it ends the
+        source's servers before it grants the medium, and serves nobody but the owner, and
+        one writer at a time. Each of them is enough: with one of them taken out of the
+        programs there is still no write of a after one of b. With both taken out there is,
+        and this is what says so."""
         if self.writer:
             self.writer.end()
         wrote = turns(self.share.writers())
