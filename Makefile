@@ -26,11 +26,12 @@ help:
 	@echo 'make setup            install what tests and builds need (apt, kernels)'
 	@echo 'make clean'
 
-# A copy is built, so that the sources stay clean and several kernels fit.
+# A copy is built, so that the sources stay clean and several kernels fit. An O of ours
+# would be the kernel tree's, too.
 kmod:
 	@mkdir -p $(O)/kmod-host
 	@cp -ru Kbuild kmod uapi $(O)/kmod-host/
-	$(MAKE) -C $(KDIR) M=$(O)/kmod-host modules
+	$(MAKE) -C $(KDIR) M=$(O)/kmod-host O= modules
 
 userhelper:
 	+$(MAKE) -C userhelper O=$(O)
@@ -74,6 +75,9 @@ check-full:
 check-debug:
 	selftests/check-debug $(PART)
 
+# As its modules have it: "make kernelrelease" of Debian's headers names another one.
+release = $$(sed -n 's/^.define UTS_RELEASE "\(.*\)"/\1/p' $(KDIR)/include/generated/utsrelease.h)
+
 .PHONY: install uninstall modules_install
 install: userhelper
 	+$(MAKE) -f userhelper/install.mk O=$(O) install
@@ -83,16 +87,16 @@ install: userhelper
 # Where a kernel's own Makefile puts a module of others: extra/, or newer ones, updates/
 uninstall:
 	+$(MAKE) -f userhelper/install.mk O=$(O) uninstall
-	@[ ! -d $(KDIR) ] || for release in $$($(MAKE) -s -C $(KDIR) kernelrelease); do \
-		rm -f $(DESTDIR)/lib/modules/$$release/extra/spicebd.ko* \
-			$(DESTDIR)/lib/modules/$$release/updates/spicebd.ko*; \
-		[ -n "$(DESTDIR)" ] || depmod -a $$release; \
-	done
+	@[ ! -d $(KDIR) ] || { \
+		rm -f $(DESTDIR)/lib/modules/$(release)/extra/spicebd.ko* \
+			$(DESTDIR)/lib/modules/$(release)/updates/spicebd.ko*; \
+		$(if $(DESTDIR),:,depmod -a $(release)); \
+	}
 
 modules_install:
-	$(MAKE) -C $(KDIR) M=$(O)/kmod-host INSTALL_MOD_PATH=$(DESTDIR) modules_install
+	$(MAKE) -C $(KDIR) M=$(O)/kmod-host O= INSTALL_MOD_PATH=$(DESTDIR) modules_install
 	@# Debian's headers have no System.map, without which the above skips it.
-	$(if $(DESTDIR),,depmod -a $$($(MAKE) -s -C $(KDIR) kernelrelease))
+	$(if $(DESTDIR),,depmod -a $(release))
 
 .PHONY: clean
 clean:
