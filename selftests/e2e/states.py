@@ -410,6 +410,8 @@ def everywhere(b, state):
     words["status"] = said.group(1)
     words["list"] = re.search(f"^{d.name} +disk +([a-z]+)", b.ctl("list"), re.M).group(1)
     same(words, dict.fromkeys(words, WORD[state]), "what it is")
+    block, = [x for x in b.q.do("query-block") if x["device"] == d.name]
+    same(block["io-status"], "failed" if state == "error" else "ok", "in QEMU's words")
     of_kernel, of_daemon = CAUSES[state]
     assert re.search(of_kernel, cause), f"sysfs: {cause!r}"
     for who, text in (("QMP", now.get("reason")), ("status", said.group(2))):

@@ -167,7 +167,9 @@ static void query_block(struct cmd *c)
 						       d->k.tray == SPICEBD_TRAY_OPEN);
 		if (drive_has_medium(d))
 			json_object_set_object_member(o, "inserted", inserted_as_qemu(d, c));
-		json_object_set_string_member(o, "io-status", d->failed ? "failed" : "ok");
+		json_object_set_string_member(o, "io-status",
+					      d->k.condition == SPICEBD_CONDITION_ERROR ?
+					      "failed" : "ok");
 		json_array_add_object_element(a, o);
 	}
 	cmd_return_array(c, a);
