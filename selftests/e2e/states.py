@@ -7,11 +7,12 @@ that is refused leaves everything as it was. Documentation/qmp.rst has the same 
 import os
 import re
 import select
+import signal
 import socket
 import time
 
 from snapshot import Snapshots
-from traylib import PATIENCE, Answer, Qmp, Table, same, until
+from traylib import PATIENCE, Answer, Qmp, Table, daemon_pid, same, until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 from helper import (A_FORCE, A_INDEX, A_VERDICT, CONDITIONS, EJECT,  # noqa: E402
@@ -448,6 +449,19 @@ def counts(b, state, step):
         assert told()[2] < first[2], "hold-left-ms"
 
 
+def restarted(b):
+    """Another spicebdd knows that it failed and when, if not why"""
+    d = b.drive("error", "disk")
+    os.kill(daemon_pid(), signal.SIGKILL)
+    b.again()
+    d.q = b.q
+    now = d.query()
+    same((now["state"], now["medium"]), ("error", None), "what it is")
+    assert re.search("^the medium failed, [0-9]+ s ago: insert another, or eject$",
+                     now.get("reason", "")), now.get("reason")
+    b.drop()
+
+
 def documented(b):
     """Documentation/qmp.rst has this table"""
     with open(f"{HERE}/../../Documentation/qmp.rst", encoding="utf-8") as f:
@@ -469,6 +483,8 @@ def main():
             want = TABLE[command][state]
             if want != "-":
                 t.add(f"{state}: {command}: {want}", cell, state, command, want)
+        if state == "error":
+            t.add("error: another spicebdd", restarted)
     t.main(States)
 
 
