@@ -40,7 +40,17 @@ class Far:
         b.drives[DISK].settle()
 
     def stop(self):
+        """And sees that none of its threads runs: until one has taken the signal, the
+        others answer."""
         os.kill(self.pid, signal.SIGSTOP)
+        until(self.stands, "it stands still")
+
+    def stands(self):
+        for thread in os.listdir(f"/proc/{self.pid}/task"):
+            with open(f"/proc/{self.pid}/task/{thread}/stat", encoding="ascii") as f:
+                if f.read().rpartition(") ")[2][0] != "T":
+                    return False
+        return True
 
     def go_on(self):
         with contextlib.suppress(ProcessLookupError):
