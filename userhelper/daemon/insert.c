@@ -34,6 +34,7 @@ struct insert {
 	bool made;			/* the drive was made for this insert */
 	struct medium *m;		/* ours: a reference */
 	bool placed;			/* ... and the drive's */
+	bool again;			/* its tray was closed under us */
 	struct nbd_handle *h[IO_QUEUES_MAX];
 	unsigned int n;
 	struct nbd_props props;
@@ -228,7 +229,7 @@ static void make_id(struct insert *in, struct medium *m)
  * Whoever opens an empty drive closes its tray, and it need not stay open from when
  * room was made, nor until the next system call.
  *
- * Return: 0, -EAGAIN to be asked again soon, or another -errno.
+ * Return: 0 or -errno; with in->again set it is worth to ask again soon.
  */
 static int put_on_tray(struct insert *in, const struct kernel_medium *km)
 {
@@ -245,8 +246,8 @@ static int put_on_tray(struct insert *in, const struct kernel_medium *km)
 		r = kernel_tray_open(drives_kernel, d->index, in->a.force, &ke);
 	}
 	/* In use by who closed it, for a moment; or it was not the tray. */
-	return r < 0 || (!drive_refresh(d, NULL) && d->k.tray == SPICEBD_TRAY_CLOSED) ?
-		-EAGAIN : -in->e.code;
+	in->again = r < 0 || (!drive_refresh(d, NULL) && d->k.tray == SPICEBD_TRAY_CLOSED);
+	return -in->e.code;
 }
 
 static int kernel_insert(struct insert *in)
@@ -447,8 +448,9 @@ static int put_in(struct insert *in, struct task *t)
 	int r;
 
 	do {
+		in->again = false;
 		r = step(step_insert, in);
-	} while (r == -EAGAIN && task_pause(t, AGAIN_MS) == 0);
+	} while (in->again && task_pause(t, AGAIN_MS) == 0);
 	return r;
 }
 
