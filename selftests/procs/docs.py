@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The pages of Documentation/ are well-formed, and what they name is there: other
 pages, files of the tree, verbs and their options, texts of the programs. That of the
-netlink family is the one that the specification gives."""
+netlink family is the one that the specification gives. Each command and event of QMP
+and each file in sysfs is told of, and the internals have their diagrams."""
 import glob
 import os
 import re
@@ -99,6 +100,53 @@ def symptoms():
     return re.findall(r'^"(.*)"$', guide, re.M)
 
 
+def sources(where):
+    return "".join(text_of(p) for p in sorted(glob.glob(f"{TOP}/{where}")))
+
+
+def quoted():
+    """All that stands as code in a page."""
+    return set(re.findall(r"``([^`\n]+)``", "".join(text_of(p) for p in pages())))
+
+
+def qmp():
+    code = sources("userhelper/daemon/*.c")
+    tables = re.findall(r"^const struct cmd_desc \w+\[\] = \{\n(.*?)^\};", code, re.M | re.S)
+    commands = {c for t in tables for c in re.findall(r'^\t\{ "([\w-]+)",', t, re.M)}
+    events = set(re.findall(r'"([A-Z][A-Z_]+)",?\s*\n?\s*"[a-z-]+:',
+                            text_of(f"{TOP}/userhelper/daemon/schema_types.c")))
+    ok(len(commands) > 40 and len(events) > 10, "the tables of QMP are found", (commands, events))
+    # "``eject {device?, force?}``" is of it, too.
+    told = {q.split()[0] for q in quoted()}
+    equal(sorted(commands - told), [], "every command of QMP is told of")
+    equal(sorted(events - told), [], "every event, too")
+
+
+def sysfs():
+    files = set(re.findall(r"&dev_attr_(\w+)\.attr", sources("kmod/*.c")))
+    terms = re.findall(r"^(``\w+``(?:, ``\w+``)*)$", text_of(f"{DOCS}/sysfs.rst"), re.M)
+    equal(sorted(re.findall(r"``(\w+)``", " ".join(terms))), sorted(files),
+          "sysfs.rst has each file, and no other")
+
+
+def section(text, title):
+    """Up to the next heading of its kind."""
+    m = re.search(rf"^{re.escape(title)}\n([=-])\1+\n(.*?)(?=^\S[^\n]*\n\1{{3,}}\n|\Z)", text, re.M | re.S)
+    return m.group(2) if m else ""
+
+
+def internals():
+    text = text_of(f"{DOCS}/internals.rst")
+    kmod = sources("kmod/*.[ch]")
+    for title in ("Locks", "Life of a request", "Life of a medium"):
+        drawn = [b for b in re.findall(r"::\n\n((?:    .*\n|\n)+)", section(text, title))
+                 if b.count("|") >= 5]
+        ok(drawn, f"internals.rst: {title}: there is a diagram")
+        named = set(re.findall(r"\b(?:sbd_|drive->|disk->|sock->)\w+", "".join(drawn)))
+        gone = [n for n in named if not re.search(rf"\b{n.split('->')[-1]}\b", kmod)]
+        equal(gone, [], f"internals.rst: {title}: what it names is in the module")
+
+
 def docs():
     known = verbs()
     for path in pages():
@@ -117,6 +165,9 @@ def docs():
                               check=False)
     ok(rendered.stdout == text_of(f"{DOCS}/netlink.rst"),
        "netlink.rst is made from the specification", rendered.stderr)
+    qmp()
+    sysfs()
+    internals()
 
 
 procs.main(docs, "spicebdctl")

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-only
 """The manual pages say what the programs take: options, verbs, keys of the
-configuration and parameters of the module, no more and no less; and man(1) shows
-each page without a word of its own. So does the shell's completion."""
+configuration and parameters of the module, no more and no less, and how they end;
+and man(1) shows each page without a word of its own. So does the shell's completion."""
 import glob
 import os
 import re
@@ -94,6 +94,18 @@ def programs():
         parser_agrees([prog], told, name[:-2])
 
 
+def statuses():
+    """The page, the help and the program's own list have the same numbers."""
+    for name, source in (("spicebdctl.8", "ctl/ctl.h"), ("spicebd-share.1", "share/main.c")):
+        told = re.findall(r"^(\d+)$", sections(page(name), "=")["EXIT STATUS"], re.M)
+        helped = re.search(r"Exit status: ((?:.|\n)*?)\.\n", run(f"{BIN}/{name[:-2]}", "--help").stdout)
+        with open(f"{TOP}/userhelper/{source}") as f:
+            known = re.search(r"enum[\w ]* \{\s*((?:EXIT_\w+(?: = \d+)?,?\s*)+)\}", f.read()).group(1)
+        want = [str(i) for i in range(len(re.findall(r"EXIT_\w+", known)))]
+        equal(told, want, f"{name}: exit statuses")
+        equal(re.findall(r"(?:^|[,;]\s)(\d+) ", helped.group(1)), want, f"{name}: in its help, too")
+
+
 def keys():
     bodies = sections(page("spicebd.conf.5"), "=")
 
@@ -176,6 +188,7 @@ def completion():
 def test():
     verbs()
     programs()
+    statuses()
     keys()
     parameters()
     rendered()
