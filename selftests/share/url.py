@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # timeout: 240
 """Addresses as media: what a web server has there, fetched as it is read."""
+import contextlib
 import email.utils
 import http.server
 import os
 import re
+import ssl
 import subprocess
 import threading
 import time
@@ -14,13 +16,14 @@ import sharelib as s
 from sharelib import check, equal, linked, make_iso, random_file, workdir
 
 NOWHERE = "spice+unix:///nonexistent/spice"
+AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 class Web:
     """A web server of one folder, with ranges and times unless told otherwise."""
 
-    def __init__(self, ranges=True):
-        self.dir, self.ranges, self.asked = workdir(), ranges, []
+    def __init__(self, ranges=True, tls=None):
+        self.dir, self.ranges, self.tls, self.asked = workdir(), ranges, tls, []
         web = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -70,11 +73,18 @@ class Web:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        if tls:
+            self.server.handle_error = lambda *a: None	# those who do not trust us
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(f"{tls}/cert.pem", f"{tls}/key.pem")
+            # Not while it is accepted: who says nothing would keep others waiting.
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True,
+                                                     do_handshake_on_connect=False)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         s.later(self.server.shutdown)
 
     def url(self, path):
-        return f"http://127.0.0.1:{self.server.server_address[1]}/{path}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.server.server_address[1]}/{path}"
 
     def file(self, name, data=None, size=0, age=3600):
         """Written so long ago, so that a change has another second."""
@@ -131,6 +141,54 @@ def disc():
     equal(share.stop(), 0, "exit status")
 
 
+def certificate(host):
+    """A server's, which is its own authority."""
+    d = workdir()
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{d}/key.pem", "-out",
+                    f"{d}/cert.pem", "-subj", "/CN=web", "-addext", f"subjectAltName=IP:{host}",
+                    "-days", "2"], check=True, capture_output=True)
+    return d
+
+
+@contextlib.contextmanager
+def trusting(tls):
+    """Shares of a machine that has this among its authorities."""
+    path = f"{tls}/share"
+    with open(path, "w") as f:
+        f.write(f"""#!/bin/sh
+exec unshare -m --propagation private sh -c \\
+    'mount --bind {tls}/cert.pem {AUTHORITIES} && exec {s.SHARE} "$@"' share "$@"
+""")
+    os.chmod(path, 0o755)
+    real, s.SHARE = s.SHARE, path
+    try:
+        yield
+    finally:
+        s.SHARE = real
+
+
+def https():
+    """by https, from a server that this machine trusts, and from no other"""
+    s.need("openssl", "unshare")
+    if os.getuid() or not os.path.exists(AUTHORITIES):
+        raise s.Skip("needs root, and authorities to replace")
+    web = Web(tls=certificate("127.0.0.1"))
+    data = web.file("f", size=(1 << 20) + 512)
+    refused(web.url("f"), "nbdkit cannot serve it", "certificate")
+    with trusting(web.tls):
+        share, _, link = linked(web.url("f"))
+        n = link.open(link.offer("f")).nbd()
+        check(whole(n, len(data)) == data, "content")
+        n.shutdown()
+        equal(share.stop(), 0, "exit status")
+    other = Web(tls=certificate("127.0.0.2"))
+    other.file("f", size=4096)
+    with trusting(other.tls):
+        refused(other.url("f"), "nbdkit cannot serve it", "certificate|name")
+    equal(other.asked, [], "it was asked for nothing")
+
+
 def changed():
     """no byte of what was put there later is read: reading fails"""
     import nbd	# pylint: disable=import-outside-toplevel
@@ -175,4 +233,4 @@ def errors():
 
 
 if __name__ == "__main__":
-    s.run([disk, disc, changed, errors])
+    s.run([disk, disc, https, changed, errors])
