@@ -32,6 +32,10 @@ check "top sees a reader" jq -se 'map(select(.drive == "spicebd2")) | length == 
 	and .queue > 0 and ."write-bytes-per-second" == 0 and .errors == 0)' "$work/top"
 check "and nothing of another drive" jq -se 'map(select(.drive == "spicebd0")) | length == 2 and
 	all(."read-bytes-per-second" == 0 and .state == "empty")' "$work/top"
+spicebdctl top --count 1 --interval 2 >"$work/top"
+check "for people, too: a line of titles, and one for each drive" sh -c "grep -q '^DRIVE  *STATE ' $work/top &&
+	grep -Eq '^spicebd0  +empty  +0 B/s  +0 B/s  +0  +0\.0 ms  +0\.0  +0  +0\$' $work/top &&
+	grep -Eq '^spicebd2  +ready  +[0-9.]+ [KMG]iB/s  +0 B/s  +[1-9][0-9]*  ' $work/top"
 check "metrics: each line is a metric's, and the reads are there" sh -c "spicebdctl metrics >$work/m &&
 	! grep -Ev '^(# (HELP|TYPE) spicebd_[a-z_]+ .+|spicebd_[a-z_]+\{[a-z_]+=\"[^\"]+\"(,[a-z_]+=\"[^\"]+\")*\} [0-9]+)\$' $work/m &&
 	grep -q 'spicebd_read_bytes_total{drive=\"spicebd2\"} [1-9]' $work/m"
@@ -41,6 +45,7 @@ await 30 sh -c 'spicebdctl status 2 --json | jq -e ".users == 0"'
 export TERM=xterm
 check "top on a terminal ends by q" timeout 60 sh -c "printf q | script -qec 'spicebdctl top' /dev/null"
 check "colours on a terminal" sh -c "script -qec 'spicebdctl list' /dev/null | grep -q '\[32mready'"
+check "in status, too" sh -c "script -qec 'spicebdctl status' /dev/null | grep -q '\[32mready'"
 check "none for who wants none" sh -c "! NO_COLOR=1 script -qec 'spicebdctl list' /dev/null | grep -q '\[3'"
 check "and none into a file" sh -c "! spicebdctl list | grep -q '\[3'"
 unset TERM
