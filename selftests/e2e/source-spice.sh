@@ -32,7 +32,14 @@ dev=$(spicebdctl insert spice:disc.iso)
 equal "the ISO goes into the CD drive" "$dev" /dev/spicebd0
 equal "the whole ISO is equal over Spice" "$(md5sum <"$dev")" "$(md5sum <"$work/disc.iso")"
 mkdir -p "$work/mnt"
+# told NAME: what the share was told last of a medium's users
+told() {
+	sed -nE "s/^.*\"event\": \"(inserted|locked|unlocked)\".*\"name\": \"$1\"([^}]*\"text\": \"([^\"]*)\")?.*/\1 \3/p" \
+		"$work/share.log" | tail -n 1
+}
+is_told() { [ "$(told "$1")" = "$2" ]; }
 check "mount" mount -o ro "$dev" "$work/mnt"
+check "the share is told where" await 20 is_told disc.iso "locked mounted on $work/mnt"
 check "every file of it is equal" sh -c "cd '$work/mnt' && md5sum --quiet -c '$work/disc.iso.md5'"
 
 stick=$(spicebdctl insert spice:stick.img --read-write)
@@ -41,6 +48,16 @@ io_matrix "spice" "$stick"
 dd if=/dev/urandom of="$work/random" bs=1M count=16 2>/dev/null
 check "write 16 MiB" dd if="$work/random" of="$stick" bs=256k oflag=direct conv=fsync
 check "the client's file has it" cmp -n $((16 << 20)) "$work/random" "$work/stick.img"
+mkdir "$work/stick" "$work/stick2"
+check "a disk, which nothing locks" sh -c "mkfs.ext4 -qF $stick && mount $stick '$work/stick'"
+check "the share is told that, too" await 20 is_told stick.img "locked mounted on $work/stick"
+check "once more elsewhere" mount --bind "$work/stick" "$work/stick2"
+check "and both places" await 20 is_told stick.img "locked mounted on $work/stick and $work/stick2"
+pkill -KILL -x spicebd-link
+check "after a loss it is told anew" await 60 sh -c "tail -n +\$(grep -n '\"event\": \"reconnecting\"' \
+	'$work/share.log' | tail -n 1 | cut -d: -f1) '$work/share.log' | grep -q '\"locked\".*stick.img.*mounted on'"
+check "umount" umount "$work/stick" "$work/stick2"
+check "nobody has it any more" await 20 is_told stick.img "unlocked "
 
 refused "eject of the mounted one" "busy|mounted" spicebdctl eject spicebd0
 check "umount" umount "$work/mnt"

@@ -62,11 +62,15 @@ def lists():
     links[1].notice(s.LOCKED, links[1].offer("a.img"))
     share.event("locked")
     m = listed(share)["a.img"]
-    equal(m["in-use"], [3], "mounted there")
+    equal((m["in-use"], m["users"]), ([3], {}), "used there, by whom is not said")
     check(m["last-used-ms"] >= 0, "read from")
+    links[1].notice(s.LOCKED, links[1].offer("a.img"), "mounted on /m\u00fc")
+    equal(share.event("locked")["text"], "mounted on /m\u00fc", "the event")
+    equal(listed(share)["a.img"]["users"], {"3": "mounted on /m\u00fc"}, "mounted there")
     links[1].notice(s.UNLOCKED, links[1].offer("a.img"))
     share.event("unlocked")
-    equal(listed(share)["a.img"]["in-use"], [], "no longer")
+    m = listed(share)["a.img"]
+    equal((m["in-use"], m["users"]), ([], {}), "no longer")
 
 
 def eject():

@@ -5,12 +5,15 @@
 epochs, streams, credits, the fence, eject, loss, and a peer that breaks rules."""
 import sharelib as s
 from sharelib import Link, Server, Share, check, equal, linked, make_iso, random_file, workdir
+import fcntl
 import os
+import pty
 import re
 import select
 import signal
 import socket
 import struct
+import termios
 import threading
 import time
 
@@ -665,32 +668,146 @@ def exit_on_eject():
     equal(share.wait(), 0, "exit status")
 
 
+class Screen:
+    """What a terminal of 100 columns shows of what spicebd-share says to it"""
+
+    def __init__(self, *args, stdin=True):
+        s.need(s.SHARE, "nbdkit")
+        self.rows, self.row, self.column, self.saved = [""], 0, 0, (0, 0)
+        self.fd, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        self.p = s.subprocess.Popen([s.SHARE, *args], stdout=slave, stderr=slave,
+                                    stdin=slave if stdin else s.subprocess.DEVNULL,
+                                    start_new_session=True, env=dict(os.environ, TERM="xterm"))
+        os.close(slave)
+        s.later(lambda: s.end(self.p))
+        s.later(lambda: os.close(self.fd))
+
+    def erase(self, how):
+        if how == "K":
+            self.rows[self.row] = self.rows[self.row][:self.column]
+        else:
+            del self.rows[self.row]
+            self.rows.append("")
+
+    def escape(self, text):
+        """One sequence; the length of it"""
+        m = re.match(r"\033(?:\[(\d*)([ABKM])|([78]))", text)
+        check(m, f"an escape sequence that is not known: {text[:10]!r}")
+        if m[3] == "7":
+            self.saved = self.row, self.column
+        elif m[3]:
+            self.row, self.column = self.saved
+        elif m[2] in "AB":
+            self.row += int(m[1] or 1) * (1 if m[2] == "B" else -1)
+            check(0 <= self.row < len(self.rows), "the cursor stays in what was written")
+        else:
+            self.erase(m[2])
+        return m.end()
+
+    def take(self, text):
+        while text:
+            n = 1
+            if text[0] == "\033":
+                n = self.escape(text)
+            elif text[0] == "\r":
+                self.column = 0
+            elif text[0] == "\n":
+                self.row += 1
+                self.rows += [""] * (self.row == len(self.rows))
+            else:
+                row = self.rows[self.row].ljust(self.column)
+                self.rows[self.row] = row[:self.column] + text[0] + row[self.column + 1:]
+                self.column += 1
+            text = text[n:]
+
+    def look(self):
+        while select.select([self.fd], [], [], 0)[0]:
+            self.take(os.read(self.fd, 65536).decode().replace("\u00a0", " "))
+
+    def until(self, what, busy=lambda: None):
+        """what(rows) is true"""
+        end = time.monotonic() + s.LIMIT
+        while True:
+            self.look()
+            if what([r.rstrip() for r in self.rows]):
+                return
+            check(time.monotonic() < end, f"on the screen there is: {self.rows}")
+            busy()
+            select.select([self.fd], [], [], 0.2)
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def stop(self):
+        self.p.send_signal(signal.SIGINT)
+        self.p.send_signal(signal.SIGINT)
+        equal(self.p.wait(s.LIMIT), 0, "exit status")
+
+
 def live_line():
-    """on a terminal a line shows the traffic, and goes away"""
-    import pty
-    s.need(s.SHARE)
-    server, path = Server(), image(64)
+    """on a terminal a line shows the traffic, then the last access and who has it"""
+    server = Server()
     link = Link(server.port())
-    master, slave = pty.openpty()
-    p = s.subprocess.Popen([s.SHARE, "--uri", server.uri, path], stdout=slave, stderr=slave,
-                           env=dict(os.environ, TERM="xterm"))
-    s.later(lambda: s.end(p))
-    os.close(slave)
-    s.later(lambda: os.close(master))
+    t = Screen("--uri", server.uri, image(64), stdin=False)
     link.hello()
-    n = link.open(link.offer("disk.img")).nbd()
-    seen, until = b"", time.monotonic() + s.LIMIT
-    while b"iB/s" not in seen:
-        check(time.monotonic() < until, f"no live line: {seen}")
+    o = link.offer("disk.img")
+    st = link.open(o)
+    n = st.nbd()
+
+    def read():
         for at in range(0, 64 << 20, 4 << 20):
             n.pread(4 << 20, at)
-        while select.select([master], [], [], 0)[0]:
-            seen += os.read(master, 4096)
-    check(re.search(rb"disk.img: [\d.]+ .iB out, [\d.]+ \w+ in, [\d.]+ .iB/s",
-                    seen.replace(b"\xc2\xa0", b" ")), seen)
-    p.send_signal(signal.SIGINT)
-    p.send_signal(signal.SIGINT)
-    equal(p.wait(s.LIMIT), 0, "exit status")
+
+    def last(line):
+        return lambda rows: re.fullmatch(line, rows[-1])
+    moved = r"disk.img: [\d.]+ .iB out, [\d.]+ \w+ in, "
+    t.until(last(moved + r"[\d.]+ .iB/s; drive 0"), read)
+    link.notice(s.INSERTED, o)
+    t.until(last(moved + "last just now; drive 0"))
+    link.notice(s.LOCKED, o, "mounted on /mnt")
+    t.until(last(moved + r"last (just now|10 s ago); drive 0 \(mounted on /mnt\)"))
+    check("drive 0: in use: 'disk.img' is mounted on /mnt" in t.rows, "the event has its own line")
+    t.until(last(moved + r"last 10 s ago; drive 0 \(mounted on /mnt\)"))
+    link.notice(s.LOCKED, o)
+    t.until(last(moved + r"last \d0 s ago; drive 0 \(in use\)"))
+    link.notice(s.UNLOCKED, o)
+    t.until(last(moved + r"last \d0 s ago; drive 0"))
+    link.notice(s.LOCKED, o, "mounted on /" + "x" * 120)
+    t.until(lambda rows: rows[-1].endswith("xxx") and len(rows[-1]) == 99)
+    st.close()
+    link.notice(s.EJECTED, o)
+    t.until(lambda rows: rows[-1] == "" and any("ejected" in r for r in rows))
+    t.stop()
+
+
+def live_line_and_commands():
+    """the line does not touch what is typed below it"""
+    server = Server()
+    link = Link(server.port())
+    t = Screen("--uri", server.uri, image(1))
+    link.hello()
+    o = link.offer("disk.img")
+    link.notice(s.INSERTED, o)
+    t.until(lambda rows: rows[-2:] == ["disk.img: 0 bytes out, 0 bytes in, never read; drive 0", ""])
+    n = link.open(o).nbd()
+    t.until(lambda rows: rows[-2].endswith("last just now; drive 0"))
+    t.type("li")
+    t.until(lambda rows: rows[-1] == "li")
+    # What is read changes the line; no other is said.
+    n.pread(256 << 10, 0)
+    t.until(lambda rows: rows[-1] == "li" and rows[-2].startswith("disk.img: 256.") and
+            rows[-2].endswith("last just now; drive 0"))
+    t.type("st\n")
+    t.until(lambda rows: rows[-1] == "" and rows[-2].startswith("disk.img: ") and
+            rows[-3].startswith("'disk.img': disk, 1.0 MiB, read-only, in drive 0; ") and
+            rows[-4] == "list")
+    equal(sum(r.startswith("disk.img: ") for r in t.rows), 1, "there is one such line")
+    t.type("nonsense\n")
+    t.until(lambda rows: rows[-1] == "" and rows[-2].startswith("disk.img: ") and
+            rows[-3].startswith("nonsense: failed") and rows[-4] == "nonsense")
+    n.shutdown()
+    t.stop()
 
 
 def secret():
@@ -734,4 +851,4 @@ if __name__ == "__main__":
            lost_bytes, old_epoch, rules, optional, version, no_offer, fence, fence_close,
            fence_lost, busy, server_dies, folder_server_dies, changed, window, no_reader,
            silence, reconnect, port_not_let_in, no_reconnect, reopened, interrupt, interrupt_twice,
-           interrupt_refused, exit_on_eject, live_line, secret, left_behind])
+           interrupt_refused, exit_on_eject, live_line, live_line_and_commands, secret, left_behind])

@@ -13,6 +13,7 @@
 #include "export.h"
 #include "freeze.h"
 #include "holders.h"
+#include "inuse.h"
 #include "links.h"
 #include "log.h"
 #include "migrate.h"
@@ -434,16 +435,6 @@ static void compare(struct drive *d)
 	}
 }
 
-/* Whoever has the medium sees why it does not come back. */
-static void lock_changed(struct drive *d)
-{
-	bool locked = d->k.state & (SPICEBD_STATE_LOCKED | SPICEBD_STATE_LOCKED_ADMIN);
-	struct medium *m = d->medium;
-
-	if (m && m->state == MEDIUM_IN)
-		m->source->ops->notice(m->source, locked ? SOURCE_LOCKED : SOURCE_UNLOCKED, NULL);
-}
-
 static void on_drive_event(const struct kernel_drive *k)
 {
 	struct drive *d = drive_at(k->index);
@@ -468,7 +459,7 @@ static void on_drive_event(const struct kernel_drive *k)
 			tray_opened(d);
 		break;
 	case SPICEBD_EVENT_LOCK_CHANGED:
-		lock_changed(d);
+		inuse_look(d);
 		break;
 	case SPICEBD_EVENT_MEDIUM_CHANGED:
 	case SPICEBD_EVENT_HELPER_LOST:

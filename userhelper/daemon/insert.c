@@ -11,6 +11,7 @@
 
 #include "drive.h"
 #include "export.h"
+#include "inuse.h"
 #include "log.h"
 #include "medium.h"
 #include "room.h"
@@ -387,6 +388,7 @@ static void step_over(void *arg)
 		g_clear_pointer(&d->moved, g_free);
 		log_info("drive %s: medium '%s' inserted", d->k.name, in->m->name);
 		in->m->source->ops->notice(in->m->source, SOURCE_INSERTED, NULL);
+		inuse_again(in->d);
 	}
 	answer(in);
 	change_wake();

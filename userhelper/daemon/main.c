@@ -22,6 +22,7 @@
 #include "drive.h"
 #include "export.h"
 #include "freeze.h"
+#include "inuse.h"
 #include "links.h"
 #include "log.h"
 #include "medium.h"
@@ -196,6 +197,7 @@ static void serve(void)
 	g_unix_signal_add(SIGINT, on_signal, NULL);
 	g_unix_fd_add(privs_opener_fd(), G_IO_HUP | G_IO_ERR, on_opener_gone, NULL);
 	links_init(asks_take, media_changed);
+	inuse_init();
 	drives_follow();
 	migrate_load();
 	adopt_start();

@@ -38,6 +38,7 @@ enum medium_state {
  * @stall_ms: silence that is a stall
  * @up_at: now_ms() when the connections came up
  * @reason: why it is not up
+ * @used, @users: what its share was told last: that somebody uses it, and who
  * @deadline: now_ms() by which it must be up again; 0: none
  * @clean: (adopting) the earlier spicebdd left nothing unanswered or unflushed
  * @fence: (adopting) requests may still be under way
@@ -65,7 +66,8 @@ struct medium {
 	bool link_up, stalled;
 	int stall_ms;
 	long long up_at;
-	char reason[256];
+	char reason[256], users[240];
+	bool used;
 	long long deadline;
 	guint deadline_timer;
 	bool clean, fence, flush_lost, dirty_unknown;

@@ -10,6 +10,7 @@
 
 #include "control.h"
 #include "drive.h"
+#include "inuse.h"
 #include "log.h"
 #include "medium.h"
 #include "sock.h"
@@ -261,6 +262,7 @@ static void step_end(void *arg)
 	log_notice("drive %s: far end is back; requests that waited: %u", m->drive->k.name,
 		   r->again);
 	m->source->ops->notice(m->source, SOURCE_INSERTED, NULL);
+	inuse_again(m->drive);
 	control_link_event(m->drive, true, NULL);
 	change_wake();
 }

@@ -218,3 +218,13 @@ bool holders_describe(const char *name, unsigned int users, char *out, size_t si
 	holders_devs(name, &v);
 	return holders_describe_devs(&v, users, out, size);
 }
+
+bool holders_mounts(const char *name, char *out, size_t size)
+{
+	struct line l = { .out = out, .size = size };
+	struct holders_devs v;
+
+	out[0] = '\0';
+	holders_devs(name, &v);
+	return add_mounts(&v, &l);
+}

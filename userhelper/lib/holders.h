@@ -32,6 +32,9 @@ void holders_devs(const char *name, struct holders_devs *v);
 bool holders_describe(const char *name, unsigned int users, char *out, size_t size);
 bool holders_describe_devs(struct holders_devs *v, unsigned int users, char *out, size_t size);
 
+/* Its mounts alone: "mounted on A and B"; false: it has none here, and @out is empty. */
+bool holders_mounts(const char *name, char *out, size_t size);
+
 /* mountinfo and swaps write space, tab, line feed and backslash as \ooo. */
 void holders_unescape(char *s);
 

@@ -362,6 +362,7 @@ static gboolean on_input(gint fd, GIOCondition cond, gpointer data)
 		return G_SOURCE_REMOVE;
 	}
 	if (n > 0) {
+		ui_typed();
 		take_input(buf, n);
 		return source ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
 	}

@@ -296,6 +296,16 @@ bool spicebd_share_is_locked(struct spicebd_share *share, uint32_t id, int drive
 	return false;
 }
 
+const char *spicebd_share_user(struct spicebd_share *share, uint32_t id, int drive)
+{
+	struct offer *o = offer_by_id(share, id, NULL);
+	const char *who = NULL;
+
+	for (int i = 0; o && !who && i < SHARE_SITES; i++, drive += SHARE_DRIVES_MAX)
+		who = g_hash_table_lookup(o->who, GUINT_TO_POINTER(drive));
+	return who;
+}
+
 bool spicebd_share_is_inserted(struct spicebd_share *share, uint32_t id)
 {
 	struct offer *o = offer_by_id(share, id, NULL);

@@ -112,6 +112,7 @@ struct offer {
 	uint8_t moved_by[FRAME_UUID_LEN];	/* the move that made it so last, or zeros */
 	uint8_t inserted[SHARE_KEYS / 8];	/* drives that have the medium */
 	uint8_t users[SHARE_KEYS / 8];		/* ... where somebody uses it */
+	GHashTable *who;	/* drive, to a text: of these, where the link says it */
 	struct folder *folder;
 	int record;		/* of its identity, if it is written to; or -1 */
 	long long stamped;
@@ -126,7 +127,8 @@ void offer_to_frame(const struct offer *o, unsigned int drive, struct frame_offe
 void offer_renew(struct offer *o);
 void offer_set_kind(struct offer *o, bool cdrom);
 void offer_set_inserted(struct offer *o, unsigned int drive, bool inserted);
-void offer_set_locked(struct offer *o, unsigned int drive, bool locked);
+/* @text: who uses it, or "" */
+void offer_set_locked(struct offer *o, unsigned int drive, bool locked, const char *text);
 /* in this drive, or in any (-1) */
 bool offer_inserted(const struct offer *o, int drive);
 /* the same store behind another server */

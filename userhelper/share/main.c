@@ -346,7 +346,7 @@ static gboolean on_traffic(gpointer data)
 	uint64_t r, w;
 
 	spicebd_share_traffic(g->share, &r, &w);
-	ui_traffic(r, w, list, n);
+	ui_traffic(g->share, r, w, list, n);
 	return G_SOURCE_CONTINUE;
 }
 

@@ -241,6 +241,7 @@ struct offer *offer_new(struct spicebd_share *share, const struct spicebd_share_
 	struct offer *o = g_new0(struct offer, 1);
 
 	o->share = share;
+	o->who = g_hash_table_new_full(NULL, NULL, NULL, g_free);
 	o->fd = -1;
 	o->record = -1;
 	o->writer = -1;
@@ -279,6 +280,7 @@ void offer_free(struct offer *o)
 		close(o->fd);
 	free((char *)o->info.path);	/* realpath's */
 	g_free((char *)o->info.name);
+	g_hash_table_destroy(o->who);
 	g_free(o);
 }
 
@@ -291,12 +293,17 @@ void offer_set_inserted(struct offer *o, unsigned int drive, bool inserted)
 		o->inserted[drive / 8] |= bit;
 	else
 		o->inserted[drive / 8] &= ~bit;
-	o->users[drive / 8] &= ~bit;
+	offer_set_locked(o, drive, false, "");
 }
 
-void offer_set_locked(struct offer *o, unsigned int drive, bool locked)
+void offer_set_locked(struct offer *o, unsigned int drive, bool locked, const char *text)
 {
 	uint8_t bit = 1u << drive % 8;
+
+	if (locked && *text)
+		g_hash_table_insert(o->who, GUINT_TO_POINTER(drive), g_strdup(text));
+	else
+		g_hash_table_remove(o->who, GUINT_TO_POINTER(drive));
 
 	if (locked)
 		o->users[drive / 8] |= bit;

@@ -478,7 +478,7 @@ static void notice(struct port *p, struct offer *o, uint32_t what, const char *t
 	if (what == FRAME_NOTICE_INSERTED || what == FRAME_NOTICE_EJECTED)
 		offer_set_inserted(o, p->drive, what == FRAME_NOTICE_INSERTED);
 	if (what == FRAME_NOTICE_LOCKED || what == FRAME_NOTICE_UNLOCKED)
-		offer_set_locked(o, p->drive, what == FRAME_NOTICE_LOCKED);
+		offer_set_locked(o, p->drive, what == FRAME_NOTICE_LOCKED, text);
 	share_event(p->share, types[what], p->drive, o, *text ? text : NULL);
 	asks_notice(p, o, what, text);
 	if (what == FRAME_NOTICE_EJECTED)

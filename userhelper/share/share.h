@@ -63,7 +63,7 @@ enum spicebd_share_event_type {
 	SPICEBD_SHARE_CLOSED,		/* medium: the drive's last stream; text */
 	SPICEBD_SHARE_INSERTED,
 	SPICEBD_SHARE_EJECTED,
-	SPICEBD_SHARE_LOCKED,
+	SPICEBD_SHARE_LOCKED,		/* somebody uses it; text or NULL: who, which may change */
 	SPICEBD_SHARE_UNLOCKED,
 	SPICEBD_SHARE_BUSY,		/* the drive's users keep it; text or NULL: who */
 	SPICEBD_SHARE_CHANGED,		/* the file is another one now: new identity */
@@ -176,6 +176,9 @@ bool spicebd_share_is_in(struct spicebd_share *share, uint32_t id, int drive);
 
 /* Whether somebody uses it in this drive: it is mounted, as a rule. */
 bool spicebd_share_is_locked(struct spicebd_share *share, uint32_t id, int drive);
+
+/* Who does, as "mounted on /mnt"; NULL: nobody, or it was not said. */
+const char *spicebd_share_user(struct spicebd_share *share, uint32_t id, int drive);
 
 /* Whether a drive was told to have it; one that only looks at it does not count. */
 bool spicebd_share_is_inserted(struct spicebd_share *share, uint32_t id);

@@ -4,13 +4,15 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "sock.h"
 #include "text.h"
 
 static bool ui_json;
-static bool live_possible, live_shown;
+/* The live line; with live_above the cursor is below it, where commands are typed. */
+static bool live_possible, live_above, live_shown;
 static uint64_t last_read, last_write;
 static long long last_time;
 
@@ -20,6 +22,7 @@ void ui_init(bool json)
 
 	ui_json = json;
 	live_possible = !json && isatty(STDOUT_FILENO) && term && strcmp(term, "dumb");
+	live_above = isatty(STDIN_FILENO);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 }
 
@@ -27,7 +30,17 @@ void ui_end(void)
 {
 	if (!live_shown)
 		return;
-	fputs("\r\033[K", stdout);
+	fputs(live_above ? "\r\033[K\033[A\033[K" : "\r\033[K", stdout);
+	fflush(stdout);
+	live_shown = false;
+}
+
+void ui_typed(void)
+{
+	if (!live_shown || !live_above)
+		return;
+	/* What was typed stays, and goes up by that line. */
+	fputs("\033[2A\r\033[M\033[B", stdout);
 	fflush(stdout);
 	live_shown = false;
 }
@@ -207,7 +220,8 @@ static void say_medium(const struct spicebd_share_event *ev)
 		say("drive %d: ejected '%s'", ev->drive, m->name);
 		break;
 	case SPICEBD_SHARE_LOCKED:
-		say("drive %d: in use: '%s' is locked", ev->drive, m->name);
+		say("drive %d: in use: '%s' is %s", ev->drive, m->name,
+		    ev->text ? ev->text : "locked");
 		break;
 	case SPICEBD_SHARE_UNLOCKED:
 		say("drive %d: '%s' is unlocked", ev->drive, m->name);
@@ -343,7 +357,18 @@ static void list_json(struct spicebd_share *share, const struct spicebd_share_in
 			g_string_append_printf(s, "%s%d", sep, d);
 			sep = ", ";
 		}
-		g_string_append(s, "]");
+		g_string_append(s, "], \"users\": {");
+		sep = "";
+		for (int d = 0; d < SPICEBD_SHARE_DRIVES; d++) {
+			const char *who = spicebd_share_user(share, list[i]->id, d);
+
+			if (!who)
+				continue;
+			g_string_append_printf(s, "%s\"%d\": ", sep, d);
+			json_string(s, who);
+			sep = ", ";
+		}
+		g_string_append(s, "}");
 		if (list[i]->last_used)
 			g_string_append_printf(s, ", \"last-used-ms\": %lld",
 					       now_ms() - list[i]->last_used);
@@ -352,17 +377,31 @@ static void list_json(struct spicebd_share *share, const struct spicebd_share_in
 	print_json(g_string_append(s, "]}"));
 }
 
+/* "drive 0 (mounted on /mnt), drive 2"; NULL: in none */
+static char *where_it_is(struct spicebd_share *share, const struct spicebd_share_info *m)
+{
+	GString *s = g_string_new(NULL);
+
+	for (int d = 0; d < SPICEBD_SHARE_DRIVES; d++) {
+		const char *who = spicebd_share_user(share, m->id, d);
+
+		if (!spicebd_share_is_in(share, m->id, d))
+			continue;
+		g_string_append_printf(s, "%sdrive %d", s->len ? ", " : "", d);
+		if (spicebd_share_is_locked(share, m->id, d))
+			g_string_append_printf(s, " (%s)", who ? who : "in use");
+	}
+	return g_string_free(s, !s->len);
+}
+
 static void list_words(struct spicebd_share *share, const struct spicebd_share_info *m)
 {
 	g_autofree char *size = g_format_size_full(m->size, G_FORMAT_SIZE_IEC_UNITS);
+	g_autofree char *drives = where_it_is(share, m);
 	GString *where = g_string_new(NULL);
 
-	for (int d = 0; d < SPICEBD_SHARE_DRIVES; d++)
-		if (spicebd_share_is_in(share, m->id, d))
-			g_string_append_printf(where, "%s%d%s", where->len ? ", " :
-					       ", in drive ", d,
-					       spicebd_share_is_locked(share, m->id, d) ?
-					       " (in use)" : "");
+	if (drives)
+		g_string_append_printf(where, ", in %s", drives);
 	if (!m->ready)
 		g_string_append(where, ", being prepared");
 	if (m->last_used) {
@@ -411,27 +450,122 @@ static const struct spicebd_share_info *used_since(const struct spicebd_share_in
 	return one;
 }
 
-void ui_traffic(uint64_t read_bytes, uint64_t write_bytes,
+/* Of those in a drive the one that was used last; @others: how many there are besides */
+static const struct spicebd_share_info *used_last(struct spicebd_share *share,
+						  const struct spicebd_share_info **list,
+						  unsigned int n, unsigned int *others)
+{
+	const struct spicebd_share_info *one = NULL;
+	unsigned int in = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (!spicebd_share_is_inserted(share, list[i]->id))
+			continue;
+		in++;
+		if (!one || list[i]->last_used > one->last_used)
+			one = list[i];
+	}
+	*others = in ? in - 1 : 0;
+	return one;
+}
+
+/* Coarse: a line that changes every second draws the eye. */
+static void add_ago(GString *s, const struct spicebd_share_info *m)
+{
+	long long ago = m->last_used ? (now_ms() - m->last_used) / 1000 : -1;
+
+	if (ago < 0)
+		g_string_append(s, ", never read");
+	else if (ago < 10)
+		g_string_append(s, ", last just now");
+	else if (ago < 60)
+		g_string_append_printf(s, ", last %lld s ago", ago / 10 * 10);
+	else if (ago < 3600)
+		g_string_append_printf(s, ", last %lld min ago", ago / 60);
+	else
+		g_string_append_printf(s, ", last %lld h ago", ago / 3600);
+}
+
+/* @m: whose it is, or NULL: that of all media */
+static void add_bytes(GString *s, const struct spicebd_share_info *m, uint64_t read_bytes,
+		      uint64_t write_bytes)
+{
+	g_autofree char *r = g_format_size_full(m ? m->read_bytes : read_bytes,
+						G_FORMAT_SIZE_IEC_UNITS);
+	g_autofree char *w = g_format_size_full(m ? m->write_bytes : write_bytes,
+						G_FORMAT_SIZE_IEC_UNITS);
+	g_autofree char *who = m ? g_utf8_substring(m->name, 0,
+						    MIN(g_utf8_strlen(m->name, -1), 24)) : NULL;
+
+	g_string_append_printf(s, "%s: %s out, %s in", m ? who : "all media", r, w);
+}
+
+/* A line that wraps could not be taken back. */
+static void cut(char *line)
+{
+	struct winsize w;
+	int room = ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80;
+
+	while (*line) {
+		room -= g_unichar_iswide(g_utf8_get_char(line)) ? 2 : 1;
+		if (room < 1)
+			break;
+		line = g_utf8_next_char(line);
+	}
+	*line = '\0';
+}
+
+static void draw(char *line)
+{
+	static char *last;
+
+	text_clean(line, strlen(line) + 1, line, strlen(line));
+	cut(line);
+	if (live_shown && !g_strcmp0(last, line))
+		return;
+	if (!live_shown)
+		printf("\r\033[K%s%s", line, live_above ? "\n" : "");
+	else if (live_above)
+		printf("\0337\033[A\r\033[K%s\0338", line);
+	else
+		printf("\r\033[K%s", line);
+	fflush(stdout);
+	live_shown = true;
+	g_free(last);
+	last = g_strdup(line);
+}
+
+void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write_bytes,
 		const struct spicebd_share_info **list, unsigned int n)
 {
 	long long now = now_ms(), dt = now - last_time;
-	uint64_t moved = read_bytes - last_read + write_bytes - last_write;
-	const struct spicebd_share_info *m = used_since(list, n, last_time);
-	g_autofree char *r = NULL, *w = NULL, *rate = NULL, *who = NULL;
+	uint64_t moved = last_time && dt > 0 ?
+			 read_bytes - last_read + write_bytes - last_write : 0;
+	unsigned int others = 0;
+	const struct spicebd_share_info *m = moved ? used_since(list, n, last_time) :
+						     used_last(share, list, n, &others);
+	g_autofree char *where = m ? where_it_is(share, m) : NULL;
+	GString *s = g_string_new(NULL);
 
-	if (live_possible && last_time && dt > 0 && moved) {
-		r = g_format_size_full(m ? m->read_bytes : read_bytes, G_FORMAT_SIZE_IEC_UNITS);
-		w = g_format_size_full(m ? m->write_bytes : write_bytes, G_FORMAT_SIZE_IEC_UNITS);
-		rate = g_format_size_full(moved * 1000 / dt, G_FORMAT_SIZE_IEC_UNITS);
-		/* A line that wraps could not be taken back. */
-		who = m ? g_utf8_substring(m->name, 0, MIN(g_utf8_strlen(m->name, -1), 24)) :
-		      g_strdup("all media");
-		printf("\r\033[K%s: %s out, %s in, %s/s", who, r, w, rate);
-		fflush(stdout);
-		live_shown = true;
-	} else if (!moved) {
-		ui_end();
+	if (moved || m)
+		add_bytes(s, m, read_bytes, write_bytes);
+	if (moved) {
+		g_autofree char *rate = g_format_size_full(moved * 1000 / dt,
+							   G_FORMAT_SIZE_IEC_UNITS);
+
+		g_string_append_printf(s, ", %s/s", rate);
+	} else if (m) {
+		add_ago(s, m);
 	}
+	if (where)
+		g_string_append_printf(s, "; %s", where);
+	if (others)
+		g_string_append_printf(s, "; and %u more in drives", others);
+	if (live_possible && s->len)
+		draw(s->str);
+	else
+		ui_end();
+	g_string_free(s, TRUE);
 	last_read = read_bytes;
 	last_write = write_bytes;
 	last_time = now;

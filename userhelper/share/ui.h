@@ -25,11 +25,16 @@ void ui_list(struct spicebd_share *share, const struct spicebd_share_info **list
 void ui_text(const char *name, const char *text);
 /* Whether there is a terminal to show traffic on. */
 bool ui_wants_traffic(void);
-/* the live line of a terminal; bytes since the start */
-/* @list: what is offered; the one medium that moved is named */
-void ui_traffic(uint64_t read_bytes, uint64_t write_bytes,
+/**
+ * ui_traffic() - the live line of a terminal, as long as a drive has something
+ * @read_bytes, @write_bytes: since the start
+ * @list: what is offered; the one medium that moved is named, or the last one that did
+ */
+void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write_bytes,
 		const struct spicebd_share_info **list, unsigned int n);
 /* takes the live line away */
 void ui_end(void);
+/* a line was typed below it */
+void ui_typed(void);
 
 #endif /* SPICEBD_SHARE_UI_H */
