@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -671,14 +672,14 @@ def exit_on_eject():
 class Screen:
     """What a terminal of 100 columns shows of what spicebd-share says to it"""
 
-    def __init__(self, *args, stdin=True):
+    def __init__(self, *args, stdin=True, **env):
         s.need(s.SHARE, "nbdkit")
         self.rows, self.row, self.column, self.saved = [""], 0, 0, (0, 0)
         self.fd, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         self.p = s.subprocess.Popen([s.SHARE, *args], stdout=slave, stderr=slave,
                                     stdin=slave if stdin else s.subprocess.DEVNULL,
-                                    start_new_session=True, env=dict(os.environ, TERM="xterm"))
+                                    start_new_session=True, env=dict(os.environ, TERM="xterm", **env))
         os.close(slave)
         s.later(lambda: s.end(self.p))
         s.later(lambda: os.close(self.fd))
@@ -810,6 +811,30 @@ def live_line_and_commands():
     t.stop()
 
 
+def image_bar():
+    """on a terminal a bar shows how far the image of a folder is"""
+    s.need("xorriso")
+    d, n = workdir(), 8
+    os.makedirs(f"{d}/folder")
+    for i in range(n):
+        random_file(f"{d}/folder/{i}", 1 << 20)
+    # It stops half-way until it is told to go on.
+    os.mkdir(f"{d}/bin")
+    with open(f"{d}/bin/xorriso", "w") as f:
+        f.write(f"#!/bin/sh\n{shutil.which('xorriso')} \"$@\" >{d}/image 2>/dev/null || exit\n"
+                f"head -c {n << 19} {d}/image; cat {d}/go; tail -c +$(({n << 19} + 1)) {d}/image\n")
+    os.chmod(f"{d}/bin/xorriso", 0o755)
+    os.mkfifo(f"{d}/go")
+    server = Server()
+    t = Screen("--uri", server.uri, f"{d}/folder", stdin=False, PATH=f"{d}/bin:{os.environ['PATH']}")
+    t.until(lambda rows: re.fullmatch(
+        r"image \[#{8,10}\.{10,12}\] 4\.0 MiB of about [89]\.\d MiB of 'folder'", rows[-1]))
+    open(f"{d}/go", "wb").close()
+    t.until(lambda rows: any(r.startswith("connected to") for r in rows) and "image [" not in rows[-1])
+    check(any(r.startswith("offering 'folder': CD, ") for r in t.rows), t.rows)
+    t.stop()
+
+
 def secret():
     """after a loss a hello with another secret is passed over"""
     share, _, link = linked(image(1))
@@ -851,4 +876,5 @@ if __name__ == "__main__":
            lost_bytes, old_epoch, rules, optional, version, no_offer, fence, fence_close,
            fence_lost, busy, server_dies, folder_server_dies, changed, window, no_reader,
            silence, reconnect, port_not_let_in, no_reconnect, reopened, interrupt, interrupt_twice,
-           interrupt_refused, exit_on_eject, live_line, live_line_and_commands, secret, left_behind])
+           interrupt_refused, exit_on_eject, live_line, live_line_and_commands, image_bar,
+           secret, left_behind])

@@ -266,6 +266,14 @@ unsigned int spicebd_share_list(struct spicebd_share *share,
 	return share->offers->len;
 }
 
+uint64_t spicebd_share_made(struct spicebd_share *share, uint32_t id)
+{
+	struct offer *o = offer_by_id(share, id, NULL);
+
+	return o && o->folder && o->source == OFFER_ISO && !o->info.ready ?
+	       folder_made(o->folder) : 0;
+}
+
 const struct spicebd_share_info *spicebd_share_find(struct spicebd_share *share,
 						    const char *name)
 {

@@ -224,6 +224,8 @@ void stream_server_ended(struct stream *s, int status);
 
 struct folder *folder_start(struct offer *o, char **error);
 int folder_connect(struct folder *f);
+/* bytes of its image so far */
+uint64_t folder_made(const struct folder *f);
 void folder_stop(struct folder *f);
 /* upcalls */
 void share_offer_ready(struct offer *o);

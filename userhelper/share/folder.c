@@ -9,9 +9,11 @@
  * before the image stands: it is accepted as soon as it does. The first one
  * asks for the size, and looks what is in it where that decides about the kind.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -312,6 +314,25 @@ int folder_connect(struct folder *f)
 	if (!f->proc)
 		return -ECONNREFUSED;
 	return sock_connect(f->path, SOCK_STREAM | SOCK_NONBLOCK);
+}
+
+/* nbdkit has it open, and it has no name. */
+uint64_t folder_made(const struct folder *f)
+{
+	g_autofree char *path = f->proc ? g_strdup_printf("/proc/%d/fd", proc_pid(f->proc)) : NULL;
+	uint64_t most = 0;
+	struct dirent *e;
+	struct stat st;
+	DIR *dir = path ? opendir(path) : NULL;
+
+	if (!dir)
+		return 0;
+	while ((e = readdir(dir)))
+		if (fstatat(dirfd(dir), e->d_name, &st, 0) == 0 && S_ISREG(st.st_mode) &&
+		    !st.st_nlink && (uint64_t)st.st_size > most)
+			most = st.st_size;
+	closedir(dir);
+	return most;
 }
 
 void folder_stop(struct folder *f)

@@ -167,6 +167,9 @@ void spicebd_share_withdraw(struct spicebd_share *share, uint32_t id);
 unsigned int spicebd_share_list(struct spicebd_share *share,
 				const struct spicebd_share_info **list, unsigned int max);
 
+/* Of the image of a folder that is not ready yet: bytes that there are by now. */
+uint64_t spicebd_share_made(struct spicebd_share *share, uint32_t id);
+
 /* The offer of this name, or NULL. */
 const struct spicebd_share_info *spicebd_share_find(struct spicebd_share *share,
 						    const char *name);

@@ -10,6 +10,8 @@
 #include "sock.h"
 #include "text.h"
 
+#define BAR_WIDTH	20
+
 static bool ui_json;
 /* The live line; with live_above the cursor is below it, where commands are typed. */
 static bool live_possible, live_above, live_shown;
@@ -535,17 +537,45 @@ static void draw(char *line)
 	last = g_strdup(line);
 }
 
-void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write_bytes,
-		const struct spicebd_share_info **list, unsigned int n)
+/* @made: of the image of a folder; it may become larger than was thought */
+static void add_image(GString *s, const struct spicebd_share_info *m, uint64_t made)
 {
-	long long now = now_ms(), dt = now - last_time;
+	g_autofree char *done = g_format_size_full(made, G_FORMAT_SIZE_IEC_UNITS);
+	g_autofree char *all = g_format_size_full(m->size, G_FORMAT_SIZE_IEC_UNITS);
+	int filled = m->size > made ? (int)(made * BAR_WIDTH / m->size) : BAR_WIDTH;
+
+	g_string_append(s, "image [");
+	for (int i = 0; i < BAR_WIDTH; i++)
+		g_string_append_c(s, i < filled ? '#' : '.');
+	g_string_append_printf(s, "] %s of about %s of '%s'", done, all, m->name);
+}
+
+/* The first that is being made, if any is. */
+static bool add_preparing(GString *s, struct spicebd_share *share,
+			  const struct spicebd_share_info **list, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		uint64_t made = spicebd_share_made(share, list[i]->id);
+
+		if (!made)
+			continue;
+		add_image(s, list[i], made);
+		return true;
+	}
+	return false;
+}
+
+static void add_traffic(GString *s, struct spicebd_share *share, uint64_t read_bytes,
+			uint64_t write_bytes, const struct spicebd_share_info **list,
+			unsigned int n)
+{
+	long long dt = now_ms() - last_time;
 	uint64_t moved = last_time && dt > 0 ?
 			 read_bytes - last_read + write_bytes - last_write : 0;
 	unsigned int others = 0;
 	const struct spicebd_share_info *m = moved ? used_since(list, n, last_time) :
 						     used_last(share, list, n, &others);
 	g_autofree char *where = m ? where_it_is(share, m) : NULL;
-	GString *s = g_string_new(NULL);
 
 	if (moved || m)
 		add_bytes(s, m, read_bytes, write_bytes);
@@ -561,6 +591,15 @@ void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write
 		g_string_append_printf(s, "; %s", where);
 	if (others)
 		g_string_append_printf(s, "; and %u more in drives", others);
+}
+
+void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write_bytes,
+		const struct spicebd_share_info **list, unsigned int n)
+{
+	GString *s = g_string_new(NULL);
+
+	if (!add_preparing(s, share, list, n))
+		add_traffic(s, share, read_bytes, write_bytes, list, n);
 	if (live_possible && s->len)
 		draw(s->str);
 	else
@@ -568,5 +607,5 @@ void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write
 	g_string_free(s, TRUE);
 	last_read = read_bytes;
 	last_write = write_bytes;
-	last_time = now;
+	last_time = now_ms();
 }
