@@ -20,6 +20,8 @@ from tap import module, run, same, settle, sh
 
 CDROMEJECT = 0x5309
 LONG = 60
+EXPIRED = ("spicebd0: short has kept it frozen for as long as it may: others still do",
+           "spicebd0: long has kept it frozen for as long as it may: thawed")
 
 
 class Io(threading.Thread):
@@ -253,6 +255,7 @@ def limits_come():
         nl = Netlink().manage()
         watch = Netlink().subscribe()
         began = time.monotonic()
+        logged = [sh("dmesg").count(line) for line in EXPIRED]
         nl.freeze(0, "short", 1)
         nl.freeze(0, "long", 2)
         reaches(nl, FROZEN)
@@ -265,6 +268,8 @@ def limits_come():
             assert time.monotonic() - began > 1.9 - left, "too early"
         same(e["freeze"], THAWED)
         t.ended()
+        same([sh("dmesg").count(line) for line in EXPIRED], [n + 1 for n in logged],
+             "what the kernel's log says")
         # A limit set anew does not come at its old time.
         nl.freeze(0, "again", 1)
         nl.freeze(0, "again", 1000)
