@@ -387,10 +387,12 @@ void migrate_drive_event(struct drive *d)
 
 static void drive_gone(struct migration *m)
 {
-	if (m->incoming)
-		migrate_in_drop(m, "the drive was deleted");
-	else
+	if (!m->incoming)
 		migrate_out_medium_lost(m);
+	else if (m->phase == MIG_ACCEPTED && m->arbiter)
+		migrate_late_begin(m, "the drive was deleted");
+	else
+		migrate_in_drop(m, "the drive was deleted");
 }
 
 void migrate_drive_gone(struct drive *d)
@@ -570,8 +572,14 @@ static void migrate_cancel(struct cmd *c)
 		cmd_fail(c, &e);
 		return;
 	}
+	if (!m->incoming && !m->arbiter && m->phase == MIG_RELEASED) {
+		derr_set(&e, EBUSY, "the target may have the medium by now, and nobody can take it "
+			 "back: look there, then spicebdctl migrate --resolve");
+		cmd_fail(c, &e);
+		return;
+	}
 	if (m->incoming)
-		migrate_in_drop(m, "cancelled at the target");
+		migrate_in_cancel(m, "cancelled at the target");
 	else
 		migrate_out_cancel(m, "cancelled");
 	cmd_return(c, NULL);

@@ -57,6 +57,7 @@ enum mig_phase {
  * @begin: (source) what the share is told
  * @busy: (target) a medium is being inserted
  * @since: (target) nobody has been there who could go on with it; ms, 0: somebody is
+ * @unwanted: (target, accepted) the share is asked to end it
  * @late: (target, failed) the share may yet say that the medium is ours
  * @drive: (late) the drive that was kept for it
  * @make: (target) the drive that is made for it
@@ -87,7 +88,7 @@ struct migration {
 	struct frame_move begin;
 	struct freezing freezing;
 	long long since;
-	bool late;
+	bool unwanted, late;
 	char *drive;
 	struct kernel_drive_new make;
 };
@@ -132,12 +133,16 @@ void migrate_in_tick(struct migration *m);
 void migrate_in_look(struct migration *m);
 void migrate_in_state(struct migration *m, const struct frame_move_state *s);
 void migrate_in_drop(struct migration *m, const char *why);
+/* The same, if it is not too late for it. */
+void migrate_in_cancel(struct migration *m, const char *why);
 int migrate_in_resolve(struct migration *m, bool here, struct derr *e);
 void migrate_in_adopt(struct migration *m);
 /* The share says that the medium of a late one is ours. */
 int migrate_in_claim(struct migration *m, struct derr *e);
 
 /* migrate_late.c: targets that nobody goes on with */
+/* Of one that has accepted: its drive, if it is there, is given up. */
+void migrate_late_begin(struct migration *m, const char *why);
 void migrate_late_tick(struct migration *m);
 void migrate_late_ask(struct migration *m);
 void migrate_late_state(struct migration *m, const struct frame_move_state *s);

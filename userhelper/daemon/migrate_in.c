@@ -68,6 +68,28 @@ void migrate_in_drop(struct migration *m, const char *why)
 	g_free(text);
 }
 
+/*
+ * What was accepted may have been granted by now. The share says which of the two it is,
+ * and nobody else knows; if it is not there, the drive is given up, and not what was
+ * promised.
+ */
+void migrate_in_cancel(struct migration *m, const char *why)
+{
+	if (m->phase != MIG_ACCEPTED || !m->arbiter) {
+		migrate_in_drop(m, why);
+		return;
+	}
+	m->unwanted = true;
+	if (!migration_ask(m, FRAME_MOVE_CANCEL)) {
+		migrate_late_begin(m, why);
+		return;
+	}
+	if (m->s)
+		say_error(m->s, why);
+	migration_why(m, "%s, and the share has not said yet whether that was in time", why);
+	migration_close(m);
+}
+
 /* ---- the medium */
 
 static void running(struct migration *m)
@@ -205,7 +227,7 @@ static void accept_medium(struct migration *m)
 		migrate_in_drop(m, e.text);
 		return;
 	}
-	migration_ask(m, FRAME_MOVE_ACCEPT);
+	migration_ask(m, m->unwanted ? FRAME_MOVE_CANCEL : FRAME_MOVE_ACCEPT);
 }
 
 void migrate_in_look(struct migration *m)
@@ -502,7 +524,7 @@ static void heard(void *user, JsonObject *o)
 	} else if (!strcmp(what, "cancel") && m->phase != MIG_GRANTED) {
 		char *text = source_clean_name(member_str(o, "text", "cancelled at the source"));
 
-		migrate_in_drop(m, text);
+		migrate_in_cancel(m, text);
 		g_free(text);
 	}
 }
@@ -626,7 +648,7 @@ int migrate_in_resolve(struct migration *m, bool here, struct derr *e)
 		return derr_set(e, EINVAL, "the medium belongs to this host; it is inserted as soon "
 				"as it can be");
 	if (!here)
-		migrate_in_drop(m, "by the administrator's word");
+		migrate_in_cancel(m, "given up by the administrator's word");
 	else if (m->busy)
 		return derr_set(e, EBUSY, "the medium is being looked at; try again");
 	else

@@ -2,8 +2,8 @@
 /*
  * A target that has accepted cannot know by itself whose the medium is: the share may
  * have granted it before its word was lost. So it waits for the share, but not for
- * ever with a drive that nobody can use: begin() gives up the drive, and not what was
- * promised. Whenever a share offers that medium here it is asked, by a cancel, which
+ * ever with a drive that nobody can use: migrate_late_begin() gives up the drive, and not
+ * what was promised. Whenever a share offers that medium here it is asked, by a cancel, which
  * either makes sure that the medium never comes, or tells that it had come; then a
  * drive is taken for it. Nothing is written meanwhile: no drive has the medium before
  * the share's word.
@@ -51,7 +51,7 @@ static void remove_drive(struct migration *m)
 		log_err("%s", e.text);
 }
 
-static void begin(struct migration *m)
+void migrate_late_begin(struct migration *m, const char *why)
 {
 	struct drive *d = migration_drive(m);
 	struct derr e;
@@ -59,26 +59,28 @@ static void begin(struct migration *m)
 	m->phase = MIG_FAILED;
 	m->late = true;
 	g_free(m->drive);
-	m->drive = g_strdup(d->k.name);
+	m->drive = g_strdup_printf("spicebd%u", m->index);
 	if (state_save(&e) < 0) {
 		log_err("%s", e.text);
-		m->late = false;
-		m->phase = MIG_ACCEPTED;
-		m->since = now_ms();
-		return;
+		/* A drive that is there is kept until it can be written down. */
+		if (d) {
+			m->late = false;
+			m->phase = MIG_ACCEPTED;
+			m->since = now_ms();
+			return;
+		}
 	}
 	if (m->s) {
 		JsonObject *o = migration_message("error");
 
-		json_object_set_string_member(o, "text", "no share came to say which host has "
-					      "the medium");
+		json_object_set_string_member(o, "text", why);
 		migstream_say(m->s, o);
 	}
 	migration_close(m);
-	migration_why(m, "no share came to say which host has the medium; should it be this one, "
-		      "a drive is taken for it as soon as the share says so");
+	migration_why(m, "%s; should the medium be this host's, a drive is taken for it as soon "
+		      "as the share says so", why);
 	migration_event(m);
-	log_notice("drive %s: is not kept for medium '%s' any longer: %s", d->k.name, m->name ?: "",
+	log_notice("drive %s: is not kept for medium '%s' any longer: %s", m->drive, m->name ?: "",
 		   m->why);
 	m->deadline = 0;
 	remove_drive(m);
@@ -95,12 +97,12 @@ void migrate_late_tick(struct migration *m)
 	}
 	if (!m->since)
 		m->since = now_ms();
-	if (now_ms() - m->since < wait_ms())
+	if (now_ms() - m->since < (m->unwanted ? ASK_AGAIN_MS : wait_ms()))
 		return;
 	if (m->phase == MIG_SETUP)
 		migrate_in_drop(m, "the source does not go on");
 	else
-		begin(m);
+		migrate_late_begin(m, "no share came to say which host has the medium");
 }
 
 /* ---- whoever offers it is asked */
