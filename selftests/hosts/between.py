@@ -7,13 +7,17 @@ share says, the other knows that it has not, what was acknowledged is there, and
 share's servers never saw a write of one side after one of the other.
 
 usage: between.py [PATTERN]	only the cases whose names match"""
+import contextlib
+import errno
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 from hostlib import (ACCEPT, BEGIN, BLOCK, COMMIT, GRANTED, READY, SIZE, Host, Server, Share,
                      Tap, Uevents, Writer, all_there, message, same, turns, until, work_dir)
@@ -28,7 +32,7 @@ class World:
 
     def __init__(self, events, *, args=("--read-write",), insert=("--disk",), add=None,
                  room=True, write=True, ports=(None, None), nbd=False, wait=None, fill=None,
-                 twin=None):
+                 twin=None, read_only=False):
         self.events, self.work, self.begin = events, work_dir(), len(events.seen)
         self.a = Host(self.work, "a", 8, 15, ports[0])
         self.b = Host(self.work, "b", 16, 23 if room else 16, ports[1], wait)
@@ -40,7 +44,7 @@ class World:
             if twin:
                 with open(other, "wb") as f:
                     f.truncate(twin)
-            self.share = Server(self.work, {"a": self.path, "b": other})
+            self.share = Server(self.work, {"a": self.path, "b": other}, read_only)
             source = self.share.uri
         else:
             self.share, source = Share(self.work, [self.path], args), "spice:disk.img"
@@ -88,7 +92,8 @@ class World:
         until(lambda: [d for d in self.a.with_medium()
                        if d["state"] == "ready" and d["freeze"] == "thawed"],
               lambda: f"the drive goes on at a: {self.told()}")
-        self.writer.some()
+        if self.writer:
+            self.writer.some()
         now = self.a.with_medium()[0]
         same(now["generation"], self.drive["generation"], "generation")
         same(now["stats"]["errors"], self.drive["stats"]["errors"], "failed requests")
@@ -117,6 +122,13 @@ class World:
             if drive["drive"] not in reason or not re.search("unix:|ssh:", reason):
                 raise AssertionError(f"a does not say where it is: {reason}")
             self.writer.fails()
+            # It waited while the drive was frozen.
+            same(self.writer.error, errno.EIO, "what a write at a ends with")
+            try:
+                os.close(os.open(self.drive["device"], os.O_RDONLY))
+                raise AssertionError("a's drive can be opened")
+            except OSError as e:
+                same(e.errno, errno.ENOMEDIUM, "an open at a")
         writer.end()
         same(self.events.count(drive["device"], self.begin), 1, "media changes told at b")
         same(drive["generation"], 1, "generations at b")
@@ -186,7 +198,7 @@ def there_and_back(w):
     same([d["state"] for d in w.b.drives().values()], ["inactive"], "b")
 
 
-def same_parameters(w, verb=None, key=None, value=None):
+def same_parameters(w, verb=None, key=None, value=None, near=None):
     """And what was done to it before: that verb, by which that came to be so."""
     if verb:
         w.a.ctl(verb, w.drive["drive"])
@@ -201,6 +213,10 @@ def same_parameters(w, verb=None, key=None, value=None):
         same(got[key], drive[key], key)
     same(got["medium"]["size"], drive["medium"]["size"], "size")
     same(got["medium"]["read-only"], drive["medium"]["read-only"], "read-only")
+    if near:
+        for d in drive, got:
+            same((d["medium"]["read-ahead"], d["medium"]["cache"]["limit"]), near,
+                 "read-ahead and cache")
     if got["tray"] == "open":
         w.b.ctl("close", got["drive"])
     until(lambda: w.b.with_medium()[0]["state"] == "ready", "it can be read")
@@ -366,12 +382,46 @@ def plain(w):
     w.moved()
 
 
-def plain_cancelled(w):
-    """Before the target was asked; after it, it may be that it does not hear of it."""
-    p = stop_at(w, "b.stream", message("prepared"))
-    w.a.ctl("migrate", w.drive["drive"], "--cancel")
-    p.go()
-    in_the_end(w, A)
+def undecided_there(w, host):
+    """That host holds its drive, and says that it is to be told."""
+    direction, status = {"a": ("out", "released"), "b": ("in", "accepted")}[host.name]
+    until(lambda: (host.migration(direction) or {}).get("status") == status,
+          lambda: f"{host.name} has to be told: {w.told()}")
+    same([d["freeze"] for d in host.with_medium()], ["frozen"], f"the drive at {host.name}")
+
+
+def plain_stopped(w, how, say, untold, owner):
+    """Cancelled, or one of the two killed, while this message is held. There is nobody who
+    decides but the administrator, who is asked at the hosts that cannot know."""
+    p = stop_at(w, "b.stream", message(say))
+    if how == "cancelled":
+        said = w.a.ctl("migrate", w.drive["drive"], "--cancel", ok=owner == A)
+        same("nobody can take it back" in said.stderr, owner == B, "it is too late for that")
+        p.go()
+    else:
+        host = w.a if how == "source" else w.b
+        old = host.kill()
+        p.go()
+        host.back(old)
+    w.answered()
+    if untold == PERHAPS:
+        # The connection ends with a cancel, which may be lost in that.
+        m = until(lambda: [m for m in [w.b.migration("in")] if m["status"] == "failed" or
+                           "look there" in m.get("reason", "")], "b hears of its end")[0]
+        untold = "" if m["status"] == "failed" else B
+    hosts = [h for h in (w.a, w.b) if h.name in untold]
+    for h in hosts:
+        undecided_there(w, h)
+    if len(hosts) == 2:
+        time.sleep(1)		# for a write that must not come
+        same(set(turns(w.share.writers())), {"a"}, "who wrote")
+    for h in hosts:
+        name = w.drive["drive"] if h is w.a else h.with_medium()[0]["drive"]
+        h.ctl("migrate", name, "--resolve", "run-here" if h.name == owner else "give-up")
+    if owner == A:
+        w.stays()
+    else:
+        w.moved()
 
 
 def plain_undecided(w, owner):
@@ -449,6 +499,64 @@ def another_medium(w):
     """By the same address another export is found from there."""
     w.migrate()
     refused(w, "another medium")
+
+
+@contextlib.contextmanager
+def being_frozen(w, for_long=False):
+    """The share's servers take what is written, and do not answer; and, for long, so do
+    those that are started in their place."""
+    p = stop_at(w, "b.stream", message("ready"))
+    servers = [pid for pid in w.share.pids() if os.path.exists(f"/proc/{pid}")]
+    for pid in servers:
+        os.kill(pid, signal.SIGSTOP)
+    program = f"{w.share.bin}/nbdkit"
+    if for_long:
+        os.rename(program, f"{program}.good")
+        with open(os.open(program, os.O_CREAT | os.O_WRONLY, 0o755), "w", encoding="ascii") as f:
+            f.write("#!/bin/sh\nexec sleep 1000\n")
+    p.go()
+    try:
+        until(lambda: (w.a.migration("out") or {}).get("status") == "freezing",
+              lambda: f"the drive is being frozen: {w.told()}")
+        yield
+    finally:
+        if for_long:
+            os.rename(f"{program}.good", program)
+        for pid in servers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def not_flushed(w):
+    with being_frozen(w, True):
+        w.answered()
+    refused(w, "not frozen: the limit came first")
+
+
+def in_the_freeze(w, how):
+    """It ends there, as if nothing had been."""
+    with being_frozen(w):
+        if how == "cancelled":
+            w.a.ctl("migrate", w.drive["drive"], "--cancel")
+        elif how == "cancelled at the target":
+            w.b.ctl("migrate", w.b.migration("in")["drive"], "--cancel")
+        elif "share" in how:
+            w.share.kill()
+            w.share.start(w.a)
+        else:
+            host = w.a if "source" in how else w.b
+            host.back(host.kill())
+    in_the_end(w, A)
+
+
+def cannot_write_down(w, host, pattern):
+    """The next that this host would do, so it does not."""
+    p = stop_at(w, "b.stream", pattern)
+    path = f"{host(w).run}/state.json"
+    os.rename(path, f"{path}.away")
+    os.makedirs(f"{path}/in-the-way")
+    p.go()
+    refused(w, "cannot write .*state.json")
 
 
 def other_version_there(w):
@@ -537,6 +645,22 @@ POINTS = (
 )
 
 
+# A plain NBD medium: what is held of the two hosts' talk; whose the medium is in the end, and
+# which of them have to be told that.
+PERHAPS = "perhaps"
+PLAIN = (
+    ("the request", "prepare", {"cancelled": (A, ""), "source": (A, ""), "target": (A, "")}),
+    ("the target's place", "prepared",
+     {"cancelled": (A, ""), "source": (A, ""), "target": (A, "")}),
+    ("the last question", "ask", {"cancelled": (A, ""), "source": (A, B), "target": (A, "")}),
+    ("the target's word that it is ready", "ready",
+     {"cancelled": (A, PERHAPS), "source": (A, B), "target": (A, A + B)}),
+    ("the release", "release", {"cancelled": (B, ""), "source": (B, A), "target": (B, A + B)}),
+    ("the target's word that it runs", "running",
+     {"cancelled": (B, ""), "source": (B, A), "target": (B, "")}),
+)
+
+
 def proxy_of(w, where):
     host, what = where.split(".")
     return getattr(getattr(w, host), what)
@@ -573,6 +697,15 @@ def cancelled(w, where, pattern, owner):
     p.go()
     # The cancel may come while the last servers end.
     in_the_end(w, EITHER if pattern is COMMIT else owner)
+
+
+def cancelled_there(w, where, pattern, owner):
+    """By the administrator of the target, whose word does not stand above the share's."""
+    p = stop_at(w, where, pattern)
+    w.b.ctl("migrate", w.b.migration("in")["drive"], "--cancel", ok=owner == A)
+    p.go()
+    # The share hears of it by another way than of the commit.
+    in_the_end(w, SHARE if pattern is COMMIT else owner)
 
 
 def source_killed(w, where, pattern, owner):
@@ -668,9 +801,9 @@ def nobody_says(w):
     same([d["medium"] for d in w.b.drives().values()], [None], "drives at b")
 
 
-def granted_late(w):
+def granted_late(w, cancel=False):
     """The share was killed when it had granted, before the target heard, and comes when
-    the target has given up its drive."""
+    the target has given up its drive: after a while, or since it was cancelled there."""
     w.b.ctl("add", "disk")
     w.others = 1
     p = stop_at(w, "b.spice", GRANTED)
@@ -679,6 +812,8 @@ def granted_late(w):
     w.b.stream.cut()
     p.cut()
     p.open()
+    if cancel:
+        w.b.ctl("migrate", w.b.migration("in")["drive"], "--cancel")
     until(lambda: (w.b.migration("in") or {})["status"] == "failed",
           lambda: f"b gives its drive up: {w.told()}")
     until(lambda: len(w.b.drives()) == 1, "the drive that was made for it is gone")
@@ -692,6 +827,17 @@ def granted_late(w):
           lambda: f"a is told: {w.told()}")
     w.writer.fails()
     w.answered()
+
+
+def deleted_there(w):
+    """The target's drive, by force, when the share has granted the medium to it."""
+    # A share is seen by the ports of drives.
+    w.b.ctl("add", "disk")
+    w.others = 1
+    p = stop_at(w, "b.spice", GRANTED)
+    w.b.ctl("del", w.b.migration("in")["drive"], "--force")
+    p.go()
+    in_the_end(w, B)
 
 
 def undecided(w, how):
@@ -766,7 +912,9 @@ def main():
          True, write=False, fill=0x5a,
          add=("disk", "--queues", "2", "--depth", "17", "--max-io", "65536", "--reconnect-timeout",
               "33", "--stall-timeout", "44", "--open-wait", "5"), insert=())
-    case("a CD drive", same_parameters, write=False, args=("--cdrom",), insert=(), fill=0x5a)
+    case("a CD drive, and how its medium is made near", same_parameters, None, None, None,
+         (320 << 10, 5 << 20), write=False, args=("--cdrom",),
+         insert=("--read-ahead", "320K", "--cache", "5M"), fill=0x5a)
     case("a CD drive whose tray is open", same_parameters, "open", "tray", "open", write=False,
          args=("--cdrom",), insert=(), fill=0x5a)
     case("a held drive gets it", held_drive)
@@ -777,7 +925,12 @@ def main():
     case("a machine whose CD both hosts reach, by QMP", by_hand, write=False, nbd=True,
          insert=("--cdrom",), fill=0x5a)
     case("a plain NBD medium", plain, nbd=True)
-    case("a plain NBD medium, cancelled", plain_cancelled, nbd=True)
+    for how, what in (("cancelled", "cancelled"), ("source", "the source's spicebdd is killed"),
+                      ("target", "the target's spicebdd is killed")):
+        for name, say, ends in PLAIN:
+            owner, untold = ends[how]
+            case(f"a plain NBD medium, {what}, held: {name}", plain_stopped, how, say, untold,
+                 owner, nbd=True, insert=("--disk", "--resend"))
     case("a plain NBD medium, undecided: a", plain_undecided, A, nbd=True)
     case("a plain NBD medium, undecided: b", plain_undecided, B, nbd=True)
     case("nobody there", no_target)
@@ -786,21 +939,35 @@ def main():
     case("no link there", no_link)
     case("no room there", no_room, room=False)
     case("another medium there", another_medium, nbd=True, twin=2 * SIZE)
+    case("another medium there, as large", another_medium, nbd=True, twin=SIZE, write=False,
+         read_only=True, insert=("--cdrom",), fill=0x5a)
+    case("what was written cannot be flushed", not_flushed)
+    for how in ("cancelled", "cancelled at the target", "the source's spicebdd is killed",
+                "the target's spicebdd is killed", "the share is killed"):
+        case(f"while the drive is being frozen: {how}", in_the_freeze, how)
+    case("the source cannot write down that it releases it", cannot_write_down, lambda w: w.a,
+         message("ready"))
+    case("the target cannot write down that it accepts it", cannot_write_down, lambda w: w.b,
+         message("begun"))
     case("another version there", other_version_there)
     case("another version comes", other_version_here)
     case("nonsense comes", nonsense)
     case("others than root", not_root)
     case("what would disturb it", blocked)
     case("the medium is ejected by force", ejected)
-    for how, fn in (("cancelled", cancelled), ("the source's spicebdd is killed", source_killed),
+    for how, fn in (("cancelled", cancelled), ("cancelled at the target", cancelled_there),
+                    ("the source's spicebdd is killed", source_killed),
                     ("the target's spicebdd is killed", target_killed),
                     ("the share's connections break", share_lost),
                     ("the share is killed", share_killed)):
-        for name, where, pattern, owner in POINTS:
+        # What the target has not heard of yet cannot be cancelled there.
+        for name, where, pattern, owner in POINTS[1 if fn is cancelled_there else 0:]:
             case(f"{how}, held: {name}", fn, where, pattern, owner,
                  wait=20 if fn is share_killed and owner == A else None)
     case("the share is killed, and nobody says whose it is", nobody_says, wait=10)
     case("the share is killed, and comes late to the target", granted_late, wait=10)
+    case("the share is killed, cancelled at the target, and comes late", granted_late, True)
+    case("the target's drive is deleted when it was granted", deleted_there)
     case("undecided: run here", undecided, "run-here")
     case("undecided: give up", undecided, "give-up")
     return t.end()

@@ -367,12 +367,13 @@ class Server:
     host has an nbdkit of its own on the one file, which writes down what that host writes.
     @paths: the file, by host, for a test in which there are two."""
 
-    def __init__(self, work, paths):
+    def __init__(self, work, paths, read_only=False):
         self.socket, self.work, self.p = f"{work}/nbd.sock", work, {}
         for host, path in paths.items():
             self.p[host] = subprocess.Popen(
-                ["nbdkit", "-f", "-U", f"{self.socket}.{host}", "--filter=log", "file", path,
-                 f"logfile={work}/server.{host}"], stdin=subprocess.DEVNULL)
+                ["nbdkit", "-f", *["-r"] * read_only, "-U", f"{self.socket}.{host}",
+                 "--filter=log", "file", path, f"logfile={work}/server.{host}"],
+                stdin=subprocess.DEVNULL)
         until(lambda: all(os.path.exists(f"{self.socket}.{h}") for h in "ab"), "nbdkit listens")
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.socket)
