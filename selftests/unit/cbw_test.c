@@ -5,7 +5,7 @@
  * readers at the same time, that no byte but an old one is ever read. The medium
  * is memory, its writes are slow and stop half-way now and then.
  *
- * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -D_GNU_SOURCE -Dpwrite=test_pwrite -pthread -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib -Iuserhelper/daemon -Iuserhelper/snapshot selftests/unit/cbw_test.c userhelper/daemon/cbw.c userhelper/snapshot/view.c userhelper/lib/snapmap.c userhelper/lib/sock.c userhelper/lib/log.c userhelper/lib/text.c $(pkg-config --cflags --libs glib-2.0 libsystemd)
+ * BUILD: gcc -std=gnu11 -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -D_GNU_SOURCE -Dpwrite=test_pwrite -Dsync_file_range=test_sync_file_range -pthread -fsanitize=address,undefined -fno-sanitize-recover=undefined -Iuserhelper/lib -Iuserhelper/daemon -Iuserhelper/snapshot selftests/unit/cbw_test.c userhelper/daemon/cbw.c userhelper/snapshot/view.c userhelper/lib/snapmap.c userhelper/lib/sock.c userhelper/lib/log.c userhelper/lib/text.c $(pkg-config --cflags --libs glib-2.0 libsystemd)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +32,8 @@ static void result(bool ok, const char *name)
 	printf("%sok %d - %s\n", ok ? "" : "not ", ++number, name);
 	failed += !ok;
 }
+
+static int cbw_fd = -1;
 
 /* What everybody here waits on; also guards what follows. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -90,6 +92,23 @@ ssize_t test_pwrite(int fd, const void *buf, size_t n, off_t offset)
 	return syscall(SYS_pwrite64, fd, buf, n, offset);
 }
 
+/* What it could not write back is told to each opening once: the lowest bit is of cbw's. */
+static int lost_error;
+static unsigned int lost_untold;
+
+int test_sync_file_range(int fd, off64_t offset, off64_t n, unsigned int flags)
+{
+	unsigned int bit;
+
+	pthread_mutex_lock(&lock);
+	bit = 1u << (cbw_fd == fd ? 0 : fd % 31 + 1);
+	errno = lost_error;
+	n = lost_error && lost_untold & bit ? -1 : 0;
+	lost_untold &= ~bit;
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
 /* A snapshot, and what its readers get. */
 static struct cbw *c;
 static int map_fd = -1, scratch = -1, life[2] = { -1, -1 };
@@ -135,11 +154,11 @@ static void fresh(uint64_t bytes)
 
 	drop();
 	size = bytes;
-	failures = store_error = stores = 0;
+	failures = store_error = stores = lost_error = 0;
 	memset(woken, 0, sizeof(woken));
 	map_fd = snapmap_create(&p.map, bytes, CLUSTER);
 	scratch = memfd_create("scratch", MFD_CLOEXEC);
-	p.scratch = fcntl(scratch, F_DUPFD_CLOEXEC, 0);
+	p.scratch = cbw_fd = fcntl(scratch, F_DUPFD_CLOEXEC, 0);
 	if (map_fd < 0 || scratch < 0 || ftruncate(scratch, bytes) < 0 || pipe2(life, O_CLOEXEC) < 0)
 		exit(1);
 	c = cbw_new(&p);
@@ -377,6 +396,43 @@ static void test_unreadable(void)
 	       cbw_begin(c, 3, CLUSTER, 1, &copy), "so does a medium that cannot be read there");
 }
 
+/* What was written may be gone before anybody here hears of it. */
+static void test_lost_later(void)
+{
+	struct cbw_copy *copy;
+	struct view *v, *w;
+	char byte, why[SNAPMAP_WHY_MAX];
+
+	fresh(4 * CLUSTER);
+	v = view();
+	w = view();
+	result(gain(0, 0, 1, fill_by_cluster) == 1 && view_pread(v, &byte, 1, 0, NULL, NULL) == 0 &&
+	       view_pread(w, &byte, 1, 0, NULL, NULL) == 0, "what was copied can be read");
+	pthread_mutex_lock(&lock);
+	lost_error = EIO;
+	lost_untold = ~1u;
+	pthread_mutex_unlock(&lock);
+	result(view_pread(v, &byte, 1, 0, NULL, NULL) == EIO, "and not any more when the file has lost some");
+	result(view_pread(v, &byte, 1, 0, NULL, NULL) == EIO && view_pread(w, &byte, 1, 0, NULL, NULL) == EIO,
+	       "by nobody, as often as they try");
+	result(!cbw_over(c, why), "which the snapshot does not know yet");
+	pthread_mutex_lock(&lock);
+	lost_untold = ~0u;
+	pthread_mutex_unlock(&lock);
+	cbw_watch(c, 0);
+	result(fails_once() && over_with(EIO, "scratch file: Input/output error"), "it looks, and ends");
+	view_close(v);
+	view_close(w);
+	fresh(4 * CLUSTER);
+	lost_error = ENOSPC;
+	lost_untold = 1;
+	cbw_begin(c, 0, 0, 1, &copy);
+	fill_by_cluster(copy);
+	cbw_read_done(copy, 0);
+	result(fails_once() && over_with(ENOSPC, "scratch file: No space") && cbw_begin(c, 0, 0, 1, NULL),
+	       "whoever writes to the file looks, too");
+}
+
 static void test_hangs(void)
 {
 	struct cbw_copy *copy;
@@ -553,6 +609,7 @@ int main(void)
 	test_many();
 	test_full();
 	test_unreadable();
+	test_lost_later();
 	test_hangs();
 	test_orphan();
 	test_overtaken();

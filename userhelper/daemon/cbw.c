@@ -276,7 +276,7 @@ static int store(const struct cbw *c, const struct cbw_copy *copy)
 			return n ? errno : EIO;
 		done += n;
 	}
-	return 0;
+	return snapmap_lost(c->scratch);
 }
 
 static void stored(struct cbw *c, struct cbw_copy *copy, int error)
@@ -327,12 +327,17 @@ static gpointer writer(gpointer arg)
 
 void cbw_watch(struct cbw *c, long long now)
 {
+	int lost = snapmap_lost(c->scratch);
 	char why[SNAPMAP_WHY_MAX];
 	bool late;
 
 	g_mutex_lock(&c->lock);
 	late = c->first && now - c->first->since > c->limit_ms;
 	g_mutex_unlock(&c->lock);
+	if (lost) {
+		snprintf(why, sizeof(why), "the scratch file: %s", strerror(lost));
+		fail(c, lost, why);
+	}
 	if (!late)
 		return;
 	snprintf(why, sizeof(why), "the scratch file's storage does not answer for %d s",

@@ -6,6 +6,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "drive.h"
@@ -23,16 +25,27 @@ struct stream {
 	struct source *source;
 	struct task *task;
 	char *name;
-	int fd;
+	int fd, scratch;
 	struct derr e;
 };
 
-static int pass(const struct snapshot *s, int stream, int *fd)
+/* For each client, as the kernel tells each opening once of what is lost. In a task. */
+static int open_anew(int fd)
 {
-	fd[0] = stream;
-	fd[1] = fcntl(s->scratch_read, F_DUPFD_CLOEXEC, 3);
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static int pass(const struct snapshot *s, const struct stream *st, int *fd)
+{
+	fd[0] = st->fd;
+	fd[1] = fcntl(st->scratch, F_DUPFD_CLOEXEC, 3);
 	fd[2] = fcntl(s->map_fd, F_DUPFD_CLOEXEC, 3);
 	fd[3] = fcntl(s->life[0], F_DUPFD_CLOEXEC, 3);
+	/* What was told to another opening already is not told to this one. */
+	cbw_watch(s->c, now_ms());
 	if (fd[1] >= 0 && fd[2] >= 0 && fd[3] >= 0)
 		return 0;
 	for (int i = 1; i < 4; i++)
@@ -46,7 +59,7 @@ static void answer(struct stream *st)
 	struct snapshot *s = st->s;
 	int fd[EXPORT_FDS_MAX];
 
-	if (st->fd >= 0 && s->state == SNAPSHOT_STANDS && pass(s, st->fd, fd) == 0) {
+	if (st->fd >= 0 && s->state == SNAPSHOT_STANDS && pass(s, st, fd) == 0) {
 		exportd_stream(st->server, st->tag, fd, 4, st->name, NULL);
 		return;
 	}
@@ -78,6 +91,8 @@ static void stream_over(void *arg)
 		too_late(st);
 	source_unref(st->source);
 	task_unref(st->task);
+	if (st->scratch >= 0)
+		close(st->scratch);
 	g_free(st->name);
 	g_free(st);
 }
@@ -86,7 +101,14 @@ static void stream_run(struct task *t, void *arg)
 {
 	struct stream *st = arg;
 
-	st->fd = st->source->ops->stream(st->source, &st->name, t, &st->e);
+	int fd = open_anew(st->scratch);
+
+	close(st->scratch);
+	st->scratch = fd;
+	if (fd < 0)
+		derr_set(&st->e, errno, "the scratch file: %s", strerror(errno));
+	else
+		st->fd = st->source->ops->stream(st->source, &st->name, t, &st->e);
 	main_post(stream_over, st);
 }
 
@@ -107,6 +129,7 @@ void snapshot_stream(struct snapshot *s, struct exportd *server, uint32_t tag)
 	st->shared = server != s->server;
 	st->tag = tag;
 	st->fd = -1;
+	st->scratch = fcntl(s->scratch_read, F_DUPFD_CLOEXEC, 3);
 	st->source = source_ref(s->m->source);
 	st->task = task_new("snapshot-open", now_ms() + STREAM_MS, stream_run, st);
 	if (!st->task || !task_run(st->task)) {

@@ -10,6 +10,7 @@
 
 #define MAGIC	0x70616e73u
 #define HEAD	4096u		/* the bits begin there */
+#define NOWHERE	(1ll << 62)	/* nothing of any file is there, and so nothing to wait for */
 
 /**
  * struct snapmap_head - the first page
@@ -132,4 +133,9 @@ int snapmap_over(const struct snapmap *m, char *why)
 		why[SNAPMAP_WHY_MAX - 1] = '\0';
 	}
 	return over < 4096 ? (int)over : EIO;
+}
+
+int snapmap_lost(int scratch)
+{
+	return sync_file_range(scratch, NOWHERE, 1, SYNC_FILE_RANGE_WAIT_BEFORE) < 0 ? errno : 0;
 }

@@ -63,6 +63,18 @@ void snapmap_end(struct snapmap *m, int error, const char *why);
 /* Return: 0 as long as it stands; errno value. @why: SNAPMAP_WHY_MAX bytes, or NULL */
 int snapmap_over(const struct snapmap *m, char *why);
 
+/**
+ * snapmap_lost() - did the scratch file's storage refuse what had been written to it?
+ *
+ * What was written waits in the page cache. If it cannot be written back the kernel
+ * may forget it, and what is read then is whatever the storage has there; but it
+ * remembers that before, and tells each opening of the file once. So this is to be
+ * asked after what was read is there.
+ *
+ * Return: 0 or errno value; does not wait
+ */
+int snapmap_lost(int scratch);
+
 static inline uint32_t snapmap_len(const struct snapmap *m, uint64_t cluster)
 {
 	uint64_t left = m->size - cluster * m->cluster;

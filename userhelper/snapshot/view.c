@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,16 @@
 
 #include "snapmap.h"
 
+/**
+ * struct view - one
+ * @lost: the scratch file's storage has lost some of it; guarded by @lock, as that is
+ *	told once
+ */
 struct view {
 	struct snapmap map;
 	int scratch, life;
+	pthread_mutex_t lock;
+	int lost;
 };
 
 struct view *view_open(const int fd[VIEW_FDS], uint64_t size)
@@ -33,6 +41,7 @@ struct view *view_open(const int fd[VIEW_FDS], uint64_t size)
 	}
 	v->scratch = fd[0];
 	v->life = fd[2];
+	pthread_mutex_init(&v->lock, NULL);
 	return v;
 }
 
@@ -41,7 +50,21 @@ void view_close(struct view *v)
 	snapmap_close(&v->map);
 	close(v->scratch);
 	close(v->life);
+	pthread_mutex_destroy(&v->lock);
 	free(v);
+}
+
+/* To be asked after reading; see snapmap_lost(). */
+static int lost(struct view *v)
+{
+	int r;
+
+	pthread_mutex_lock(&v->lock);
+	if (!v->lost)
+		v->lost = snapmap_lost(v->scratch);
+	r = v->lost;
+	pthread_mutex_unlock(&v->lock);
+	return r;
 }
 
 /*
@@ -149,6 +172,6 @@ int view_pread(struct view *v, void *buf, uint32_t count, uint64_t offset, view_
 	 * Only now: what is not copied by now had not been written when it was
 	 * read. And whether that can be relied on is asked after that.
 	 */
-	r = view_copied(v, offset, count, from_scratch, &t);
+	r = view_copied(v, offset, count, from_scratch, &t) ?: lost(v);
 	return view_over(v, why) ?: r;
 }
