@@ -4,8 +4,10 @@
 """Snapshots: where the scratch file is, and what becomes of the snapshot when that
 place is none for it, or loses what it was given; what is copied before a discard; and
 that spicebdd may be ended."""
+import contextlib
 import os
 import signal
+import subprocess
 
 from snapshot import (DRIVE, KIB, MIB, NODE, Snapshots, change, client, content, fails, failed,
                       patterns, read, write)
@@ -15,22 +17,21 @@ from traylib import Table, daemon_pid, same, sh, until
 class Places(Snapshots):
     """With another drive, and what is in it"""
 
+    @contextlib.contextmanager
     def other(self, source, mkfs):
         """A file system on a drive that is made for it; its name and where it is mounted"""
         name = self.q.do("spicebd-drive-add", personality="disk")["drive"]
-        self.undo.append(lambda: self.q.cmd("spicebd-drive-del", drive=name, force=True))
-        self.ctl("insert", name, source, "--read-write")
         mnt = f"{self.dir}/{name}"
-        os.mkdir(mnt)
-        self.settle()
-        sh(f"{mkfs} /dev/{name} && mount /dev/{name} {mnt}")
-        self.undo.append(lambda: sh(f"umount -l {mnt}", check=False))
-        return name, mnt
-
-    def removed(self, name, mnt):
-        sh(f"umount {mnt}")
-        self.settle()
-        self.q.do("spicebd-drive-del", drive=name, force=True)
+        os.makedirs(mnt, exist_ok=True)
+        try:
+            self.ctl("insert", name, source, "--read-write")
+            self.settle()
+            sh(f"{mkfs} /dev/{name} && mount /dev/{name} {mnt}")
+            yield name, mnt
+        finally:
+            sh(f"! mountpoint -q {mnt} || umount {mnt}", check=False)
+            self.settle()
+            self.q.do("spicebd-drive-del", drive=name, force=True)
 
 
 def by_name(b):
@@ -44,8 +45,8 @@ def by_name(b):
         write(0x11, 0, 64 * KIB)
         same(h.pread(64 * KIB, 0), b"\x5d" * 64 * KIB, "what was there")
         b.ctl("snapshot", "delete", "s0", "--force")
-        same(b.q.cmd("spicebd-snapshot-create", drive=DRIVE, scratch=f"{b.dir}/by QMP").value["name"],
-             "s0", "the same by QMP")
+        got = b.q.do("spicebd-snapshot-create", drive=DRIVE, scratch=f"{b.dir}/by QMP")
+        same(got["name"], "s0", "the same by QMP")
         same(os.path.exists(f"{b.dir}/by QMP"), False, "its name is left")
         b.scratch = f"{b.dir}/scratch"
 
@@ -92,19 +93,18 @@ def discards(b):
 def lost_later(b):
     """what was copied cannot be written back: an error, never other bytes"""
     sock, broken = f"{b.dir}/far.sock", f"{b.dir}/broken"
-    server = b.spawn("nbdkit", "-f", "--exit-with-parent", "--unix", sock, "--filter=error",
-                     "memory", "64M", "error=EIO", "error-pwrite-rate=100%",
-                     f"error-file={broken}")
+    b.spawn("nbdkit", "-f", "--exit-with-parent", "--unix", sock, "--filter=error", "memory", "64M",
+            "error=EIO", "error-pwrite-rate=100%", f"error-file={broken}",
+            stderr=subprocess.DEVNULL)
     until(lambda: os.path.exists(sock), "the server listens")
     # Without a journal, which would end the file system.
-    name, mnt = b.other(f"nbd+unix:///?socket={sock}", "mkfs.ext2 -q -F")
-    b.scratch = mnt
-    with b.medium(patterns):
+    with b.other(f"nbd+unix:///?socket={sock}", "mkfs.ext2 -q -F") as (_, b.scratch), \
+            b.medium(patterns):
         first, second = (client(u) for u in [b.create()] * 2)
         write(0x11, 0, 64 * KIB)
         same(first.pread(64 * KIB, 0), b"\x5d" * 64 * KIB, "what was there")
         open(broken, "wb").close()
-        sh(f"sync -f {mnt}; echo 3 >/proc/sys/vm/drop_caches", check=False)
+        sh(f"sync -f {b.scratch}; echo 3 >/proc/sys/vm/drop_caches", check=False)
         fails(first.pread, 64 * KIB, 0)
         fails(second.pread, 64 * KIB, 0)
         failed(b, "scratch file: ")
@@ -113,33 +113,26 @@ def lost_later(b):
         write(0x22, MIB, 64 * KIB)
         same(read(MIB, 4 * KIB), b"\x22" * 4 * KIB, "it can be written")
         os.unlink(broken)
-        first.shutdown()
-        second.shutdown()
-    b.removed(name, mnt)
-    server.kill()
-    server.wait()
     b.scratch = f"{b.dir}/scratch"
 
 
 def upon_another_drive(b):
     """a medium of another drive that is a file upon this one"""
+    mnt = f"{b.dir}/mnt"
+    os.mkdir(mnt)
     with b.medium(size=48 * MIB):
-        mnt = f"{b.dir}/mnt"
-        os.mkdir(mnt)
         sh(f"mkfs.ext4 -q -F {NODE}; mount {NODE} {mnt}; truncate -s 24M {mnt}/file")
-        name, inner = b.other(f"{mnt}/file", "mkfs.ext4 -q -F")
         try:
-            b.scratch = inner
-            why = b.create(ok=False)
-            assert f"the scratch file lies on the drive itself (by way of {name})" in why, why
-            b.scratch = f"{b.dir}/scratch"
-            why = b.create("--socket", f"{inner}/s", ok=False)
-            assert f"the socket lies on the drive itself (by way of {name})" in why, why
-            b.removed(name, inner)
+            with b.other(f"{mnt}/file", "mkfs.ext4 -q -F") as (name, b.scratch):
+                why = b.create(ok=False)
+                assert f"the scratch file lies on the drive itself (by way of {name})" in why, why
+                inner, b.scratch = b.scratch, f"{b.dir}/scratch"
+                why = b.create("--socket", f"{inner}/s", ok=False)
+                assert f"the socket lies on the drive itself (by way of {name})" in why, why
             b.create()
         finally:
             b.scratch = f"{b.dir}/scratch"
-            sh(f"umount -l {inner}; umount {mnt}", check=False)
+            sh(f"umount {mnt}", check=False)
 
 
 def ended(b):

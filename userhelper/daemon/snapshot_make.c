@@ -30,6 +30,15 @@
 
 /* ---- where its files lie */
 
+/* Another drive's medium may be a file that lies on this one. */
+static int below(const char *name)
+{
+	for (struct drive *d = drive_first(); d; d = drive_next(d))
+		if (!strcmp(d->k.name, name))
+			return d->medium ? source_file_opened(d->medium->source) : -1;
+	return -1;
+}
+
 static int off_drive(const struct drive *d, int fd, const char *what, struct derr *e)
 {
 	char by[200];
@@ -67,8 +76,10 @@ static int check_places(const struct snapshot *s, struct derr *e)
 {
 	const struct drive *d = s->m->drive;
 	char *dir = g_path_get_dirname(s->socket);
-	int r = off_drive(d, s->scratch, "the scratch file", e);
+	int r;
 
+	stack_on_below(below);
+	r = off_drive(d, s->scratch, "the scratch file", e);
 	if (!r)
 		r = path_off_drive(d, dir, "the socket", e);
 	if (!r)

@@ -148,6 +148,8 @@ char *source_clean_name(const char *name);
 
 /* Ends each spicebd-nbdkit whose id @keep does not know: of media that are out. */
 void source_file_reap(bool (*keep)(const char *id));
+/* What a file source serves, to be closed; -1: it is not known, or another source. */
+int source_file_opened(const struct source *s);
 /* Id of a file source's spicebd-nbdkit, or NULL for another source. */
 const char *source_file_id(const struct source *s);
 

@@ -447,6 +447,20 @@ struct source *source_file_new(int fd, const char *filename, struct derr *e)
 	return &f->s;
 }
 
+int source_file_opened(const struct source *s)
+{
+	const struct source_file *f = (const struct source_file *)s;
+	int fd = -1;
+
+	if (s->type != SOURCE_FILE)
+		return -1;
+	g_mutex_lock(&fd_lock);
+	if (f->fd >= 0)
+		fd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+	g_mutex_unlock(&fd_lock);
+	return fd;
+}
+
 const char *source_file_id(const struct source *s)
 {
 	return s->type == SOURCE_FILE ? ((const struct source_file *)s)->id : NULL;

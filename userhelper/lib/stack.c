@@ -24,8 +24,11 @@ struct walk {
 	int depth;
 };
 
+static int (*served_from)(const char *name);
+
 static bool on_dev(struct walk *w, dev_t dev);
 static bool on_path(struct walk *w, const char *path);
+static bool on_fd(struct walk *w, int fd);
 
 /* What was gone through is told from the top down. */
 static bool through(struct walk *w, const char *name)
@@ -89,13 +92,31 @@ static bool on_any_of(struct walk *w, const char *dir)
 }
 
 /* What the kernel calls it: where the link in /sys/dev/block leads. */
+static const char *name_of(const char *dir, char target[PATH_MAX])
+{
+	ssize_t n = readlink(dir, target, PATH_MAX - 1);
+
+	target[n > 0 ? n : 0] = '\0';
+	return n > 0 ? basename(target) : dir;
+}
+
 static bool through_dev(struct walk *w, const char *dir)
 {
 	char target[PATH_MAX];
-	ssize_t n = readlink(dir, target, sizeof(target) - 1);
 
-	target[n > 0 ? n : 0] = '\0';
-	return through(w, n > 0 ? basename(target) : dir);
+	return through(w, name_of(dir, target));
+}
+
+/* A program serves it, from something. */
+static bool on_served(struct walk *w, const char *dir)
+{
+	char target[PATH_MAX];
+	int fd = served_from ? served_from(name_of(dir, target)) : -1;
+	bool found = fd >= 0 && on_fd(w, fd);
+
+	if (fd >= 0)
+		close(fd);
+	return found;
 }
 
 /*
@@ -148,6 +169,8 @@ static bool on_dev(struct walk *w, dev_t dev)
 		found = on_any_of(w, path);
 	if (!found)
 		found = on_loop(w, dir);
+	if (!found)
+		found = on_served(w, dir);
 	w->depth--;
 	return found && through_dev(w, dir);
 }
@@ -285,4 +308,9 @@ bool stack_contains(int fd, const char *drive, char *by, size_t size)
 	by[0] = '\0';
 	holders_devs(drive, &w.devs);
 	return on_fd(&w, fd);
+}
+
+void stack_on_below(int (*fn)(const char *name))
+{
+	served_from = fn;
 }
