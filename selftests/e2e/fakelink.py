@@ -90,7 +90,14 @@ class Link:
                 if not data:
                     break
                 with self.lock:
-                    self.take(*HEAD.unpack_from(data)[:4])
+                    head = HEAD.unpack_from(data)
+                    if head[0] == NOTICE:
+                        self.notice(head[4], data[HEAD.size:][:384].partition(b"\0")[0].decode())
+                    else:
+                        self.take(*head[:4])
+
+    def notice(self, what, text):
+        """What the share is told"""
 
     def take(self, kind, port, offer, tag):
         if kind == ADD_PORT:

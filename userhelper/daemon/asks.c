@@ -13,6 +13,7 @@
 
 #define INSERT_TIMEOUT	20	/* s, for the new medium to be read */
 
+/* Drives whose users were asked: another request is answered with the first. */
 static bool waiting[SPICEBD_MAX_DRIVES];
 
 /*
@@ -124,7 +125,6 @@ static void inserted(int r, struct drive *d, const struct derr *e, void *arg)
 {
 	struct wish *w = arg;
 
-	waiting[w->d->index] = false;
 	if (r < 0)
 		tell(w, e->text);
 	g_free(w);
@@ -145,13 +145,12 @@ static void put_in(struct drive *d, const struct link_ask *from)
 	g_strlcpy(w->link, from->link, sizeof(w->link));
 	memcpy(w->medium_id, from->medium_id, sizeof(w->medium_id));
 	log_info("drive %s: a share asks for its medium to be put in", d->k.name);
-	if (waiting[d->index] || d->medium || drive_has_medium(d)) {
-		tell(w, waiting[d->index] ? "the drive is busy with another request" :
-		     "the drive has a medium");
+	/* Which one is not everybody's to know. */
+	if ((d->medium && d->medium->state == MEDIUM_IN) || drive_has_medium(d)) {
+		tell(w, "the drive has a medium");
 		g_free(w);
 		return;
 	}
-	waiting[d->index] = true;
 	args.source = source_spice_of(from->link, from->medium_id);
 	insert_start(&args, inserted, w);
 }
