@@ -133,6 +133,17 @@ share() {
 	pids+=("$pid")
 }
 
+# described NAME DRIVE TYPE TRANSPORT: status --json is as Documentation/drive.schema.json
+# says, and the medium comes from there, and some of it has come
+described() {
+	spicebdctl status "$2" --json >"$work/drive.json"
+	check "$1: status --json is as documented" /usr/bin/python3 -c 'import json, jsonschema, sys
+jsonschema.validate(*(json.load(open(f)) for f in sys.argv[1:]))' "$work/drive.json" Documentation/drive.schema.json
+	equal "$1: where it comes from" "$(jq -r '.medium | [.source.type, .source.transport,
+		.link.up, .link."received-bytes" > 0, .link."latency-us" > 0] | join(" ")' "$work/drive.json")" \
+		"$3 $4 true true true"
+}
+
 # offered NAME…: the host sees all of them
 offered() {
 	local n have

@@ -45,6 +45,7 @@ in_vain() {
 works() {
 	check "$1: insert" spicebdctl insert --disk 1 "$2" || return
 	equal "$1: the data" "$(md5sum </dev/spicebd1)" "$(md5sum <"$work/disk.img")"
+	described "$1" 1 nbd tls
 	check "$1: eject" spicebdctl eject 1
 }
 

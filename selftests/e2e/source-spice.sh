@@ -31,6 +31,7 @@ equal "and drives" "$(completed "spicebdctl eject spi" spicebdctl eject spi)" "s
 dev=$(spicebdctl insert spice:disc.iso)
 equal "the ISO goes into the CD drive" "$dev" /dev/spicebd0
 equal "the whole ISO is equal over Spice" "$(md5sum <"$dev")" "$(md5sum <"$work/disc.iso")"
+described spice 0 spice spice
 mkdir -p "$work/mnt"
 # told NAME: what the share was told last of a medium's users
 told() {

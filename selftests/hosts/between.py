@@ -783,6 +783,8 @@ def nobody_says(w):
     """The share and the source's word are lost when the target has accepted: it gives its
     drive up, and hears whenever the share comes."""
     p = stop_at(w, "b.stream", message("ready"))
+    same([(d["state"], d.get("reason")) for d in w.b.drives().values()],
+         [("inactive", "its medium is not here yet: it is being migrated")], "b meanwhile")
     w.share.kill()
     p.cut()
     until(lambda: (w.a.migration("out") or {})["status"] == "failed", "the source runs on")

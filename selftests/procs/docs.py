@@ -131,7 +131,8 @@ def sysfs():
 
 def section(text, title):
     """Up to the next heading of its kind."""
-    m = re.search(rf"^{re.escape(title)}\n([=-])\1+\n(.*?)(?=^\S[^\n]*\n\1{{3,}}\n|\Z)", text, re.M | re.S)
+    m = re.search(rf"^{re.escape(title)}\n([=-])\1+\n(.*?)(?=^\S[^\n]*\n\1{{3,}}\n|\Z)", text,
+                  re.M | re.S)
     return m.group(2) if m else ""
 
 
