@@ -808,6 +808,13 @@ def live_line_and_commands():
     t.until(lambda rows: rows[-1] == "" and rows[-2].startswith("disk.img: ") and
             rows[-3].startswith("nonsense: failed") and rows[-4] == "nonsense")
     n.shutdown()
+    # One that waits for the drive has a bar, until it is answered.
+    link.gives_back = False
+    t.type("eject\n")
+    t.until(lambda rows: re.fullmatch(r"eject 'disk\.img': waiting for the drive \[#+\.+\] "
+                                      r"\d+ s, 15 s at most", rows[-2]) and rows[-1] == "")
+    link.notice(s.EJECTED, o)
+    t.until(lambda rows: rows[-2:] == ["eject 'disk.img': done", ""])
     t.stop()
 
 

@@ -8,9 +8,6 @@
 
 #include "core.h"
 
-#define EJECT_WAIT_MS	15000
-#define FORCE_WAIT_MS	1000
-#define CHANGE_WAIT_MS	30000	/* the new medium has to be read first */
 
 struct ask {
 	struct spicebd_share *share;
@@ -202,11 +199,11 @@ static void ask(struct spicebd_share *share, uint32_t id, bool force, uint32_t b
 void spicebd_share_eject(struct spicebd_share *share, uint32_t id, bool force,
 			 spicebd_share_answer_fn fn, void *user)
 {
-	ask(share, id, force, 0, force ? FORCE_WAIT_MS : EJECT_WAIT_MS, fn, user);
+	ask(share, id, force, 0, force ? SPICEBD_SHARE_FORCE_MS : SPICEBD_SHARE_EJECT_MS, fn, user);
 }
 
 void spicebd_share_change(struct spicebd_share *share, uint32_t id, uint32_t by,
 			  spicebd_share_answer_fn fn, void *user)
 {
-	ask(share, id, false, by, CHANGE_WAIT_MS, fn, user);
+	ask(share, id, false, by, SPICEBD_SHARE_CHANGE_MS, fn, user);
 }

@@ -11,6 +11,7 @@
 
 #include "frame.h"
 #include "help.h"
+#include "sock.h"
 #include "ui.h"
 
 #define LINE_MAX_LEN	8192
@@ -26,6 +27,7 @@ struct waiting {
 	uint32_t by;		/* (change) of the other one */
 	bool drop;		/* (remove) withdraw it when it is back */
 	bool preparing;		/* @by is not ready yet */
+	long long since;	/* now_ms() when drives were asked */
 };
 
 static struct spicebd_share *share;
@@ -50,6 +52,7 @@ static struct waiting *wait_new(const char *verb, const struct spicebd_share_inf
 	w->verb = verb;
 	w->name = g_strdup(m->name);
 	w->id = m->id;
+	w->since = now_ms();
 	waiting = g_list_append(waiting, w);
 	return w;
 }
@@ -97,12 +100,28 @@ void commands_share_event(const struct spicebd_share_event *ev)
 		if (!w->preparing || !ev->medium || ev->medium->id != w->by)
 			continue;
 		w->preparing = false;
+		w->since = now_ms();
 		if (ev->type == SPICEBD_SHARE_READY)
 			spicebd_share_change(share, w->id, w->by, on_answer, w);
 		else if (ev->type == SPICEBD_SHARE_FAILED)
 			on_answer(w, SPICEBD_SHARE_REFUSED, ev->text);
 		else
 			w->preparing = true;
+	}
+}
+
+void commands_waiting(struct ui_wait *to)
+{
+	for (GList *l = waiting; l && !to->verb; l = l->next) {
+		const struct waiting *w = l->data;
+
+		/* By force it is over sooner than it could be told of. */
+		if (w->preparing)
+			continue;
+		to->verb = w->verb;
+		to->name = w->name;
+		to->since = w->since;
+		to->limit = w->by ? SPICEBD_SHARE_CHANGE_MS : SPICEBD_SHARE_EJECT_MS;
 	}
 }
 

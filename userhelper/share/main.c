@@ -343,10 +343,10 @@ static gboolean on_traffic(gpointer data)
 	struct program *g = data;
 	const struct spicebd_share_info *list[FRAME_OFFERS_MAX];
 	unsigned int n = spicebd_share_list(g->share, list, FRAME_OFFERS_MAX);
-	uint64_t r, w;
+	struct ui_wait wait = { 0 };
 
-	spicebd_share_traffic(g->share, &r, &w);
-	ui_traffic(g->share, r, w, list, n);
+	commands_waiting(&wait);
+	ui_live(g->share, &wait, list, n);
 	return G_SOURCE_CONTINUE;
 }
 

@@ -130,6 +130,11 @@ enum spicebd_share_answer {
 typedef void (*spicebd_share_answer_fn)(void *user, enum spicebd_share_answer answer,
 					const char *text);
 
+/* For so long an answer is waited for; the new medium of a change has to be read first. */
+#define SPICEBD_SHARE_EJECT_MS	15000
+#define SPICEBD_SHARE_FORCE_MS	1000
+#define SPICEBD_SHARE_CHANGE_MS	30000
+
 /**
  * spicebd_share_eject() - have a medium back from all drives that have it
  * @id: of the offer

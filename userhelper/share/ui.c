@@ -537,17 +537,38 @@ static void draw(char *line)
 	last = g_strdup(line);
 }
 
+static void add_bar(GString *s, uint64_t part, uint64_t whole)
+{
+	int filled = whole > part ? (int)(part * BAR_WIDTH / whole) : BAR_WIDTH;
+
+	g_string_append_c(s, '[');
+	for (int i = 0; i < BAR_WIDTH; i++)
+		g_string_append_c(s, i < filled ? '#' : '.');
+	g_string_append_c(s, ']');
+}
+
 /* @made: of the image of a folder; it may become larger than was thought */
 static void add_image(GString *s, const struct spicebd_share_info *m, uint64_t made)
 {
 	g_autofree char *done = g_format_size_full(made, G_FORMAT_SIZE_IEC_UNITS);
 	g_autofree char *all = g_format_size_full(m->size, G_FORMAT_SIZE_IEC_UNITS);
-	int filled = m->size > made ? (int)(made * BAR_WIDTH / m->size) : BAR_WIDTH;
 
-	g_string_append(s, "image [");
-	for (int i = 0; i < BAR_WIDTH; i++)
-		g_string_append_c(s, i < filled ? '#' : '.');
-	g_string_append_printf(s, "] %s of about %s of '%s'", done, all, m->name);
+	g_string_append(s, "image ");
+	add_bar(s, made, m->size);
+	g_string_append_printf(s, " %s of about %s of '%s'", done, all, m->name);
+}
+
+/* Of what takes no second nothing is told. */
+static bool add_wait(GString *s, const struct ui_wait *wait)
+{
+	long long ms = wait->verb ? now_ms() - wait->since : 0;
+
+	if (ms < 1000)
+		return false;
+	g_string_append_printf(s, "%s '%s': waiting for the drive ", wait->verb, wait->name);
+	add_bar(s, ms, wait->limit);
+	g_string_append_printf(s, " %lld s, %d s at most", ms / 1000, wait->limit / 1000);
+	return true;
 }
 
 /* The first that is being made, if any is. */
@@ -593,19 +614,21 @@ static void add_traffic(GString *s, struct spicebd_share *share, uint64_t read_b
 		g_string_append_printf(s, "; and %u more in drives", others);
 }
 
-void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write_bytes,
-		const struct spicebd_share_info **list, unsigned int n)
+void ui_live(struct spicebd_share *share, const struct ui_wait *wait,
+	     const struct spicebd_share_info **list, unsigned int n)
 {
 	GString *s = g_string_new(NULL);
+	uint64_t r, w;
 
-	if (!add_preparing(s, share, list, n))
-		add_traffic(s, share, read_bytes, write_bytes, list, n);
+	spicebd_share_traffic(share, &r, &w);
+	if (!add_wait(s, wait) && !add_preparing(s, share, list, n))
+		add_traffic(s, share, r, w, list, n);
 	if (live_possible && s->len)
 		draw(s->str);
 	else
 		ui_end();
 	g_string_free(s, TRUE);
-	last_read = read_bytes;
-	last_write = write_bytes;
+	last_read = r;
+	last_write = w;
 	last_time = now_ms();
 }

@@ -26,12 +26,23 @@ void ui_text(const char *name, const char *text);
 /* Whether there is a terminal to show traffic on. */
 bool ui_wants_traffic(void);
 /**
- * ui_traffic() - the live line of a terminal, as long as a drive has something
- * @read_bytes, @write_bytes: since the start
+ * struct ui_wait - a command that waits for the drives
+ * @verb: NULL: none does
+ * @since: now_ms(); for @limit ms it waits
+ */
+struct ui_wait {
+	const char *verb, *name;
+	long long since;
+	int limit;
+};
+
+/**
+ * ui_live() - the live line of a terminal, as long as a drive has something
+ * @wait: of a command that waits it tells, if that takes long
  * @list: what is offered; the one medium that moved is named, or the last one that did
  */
-void ui_traffic(struct spicebd_share *share, uint64_t read_bytes, uint64_t write_bytes,
-		const struct spicebd_share_info **list, unsigned int n);
+void ui_live(struct spicebd_share *share, const struct ui_wait *wait,
+	     const struct spicebd_share_info **list, unsigned int n);
 /* takes the live line away */
 void ui_end(void);
 /* a line was typed below it */
