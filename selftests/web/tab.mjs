@@ -79,7 +79,7 @@ async function share() {
 		changed: () => say({
 			event: "changed", state: s?.state, drives: [...s?.sessions.keys() ?? []],
 			up: s?.isUp(), medium: s?.medium?.name ?? null, inserted: s?.inserted,
-			locked: s?.locked, asked: !!s?.asked, may: s?.mayInsert()}),
+			locked: s?.locked, user: s?.user, asked: !!s?.asked, may: s?.mayInsert()}),
 	});
 	const verbs = {
 		start: (password) => s.start(password), stop: () => s.stop("the tab was closed"),

@@ -23,6 +23,7 @@ export class Share {
 		this.coming = null;		// is to take its place
 		this.wished = false;	// it is to be put in as soon as that can be asked for
 		this.inserted = this.locked = false;
+		this.user = "";		// who has it locked, as the drive's end says it
 		this.drive = null;
 		this.chosen = false;	// by the person, or by a drive that has it
 		this.state = "off";		// connecting, on, lost
@@ -295,8 +296,10 @@ export class Share {
 			this.wasInserted(m);
 		else if (what === frame.EJECTED && m === this.medium)
 			this.wasEjected(m, text);
-		else if (what === frame.LOCKED || what === frame.UNLOCKED)
+		else if (what === frame.LOCKED || what === frame.UNLOCKED) {
 			this.locked = what === frame.LOCKED;
+			this.user = this.locked ? text : "";
+		}
 		this.hooks.changed();
 	}
 

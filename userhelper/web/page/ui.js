@@ -80,7 +80,7 @@ function showMedium() {
 		share.coming ? `${share.coming.name} is to take the place of ${m.name}.` :
 			!share.isUp() ? `${m.name} (${bytes(m.size)}) waits for the connection.` :
 				!share.inserted ? `${m.name} (${bytes(m.size)}) is offered to drive ${share.drive}.` :
-					`${m.name} (${bytes(m.size)}) is in drive ${share.drive}${share.locked ? ", which is locked" : ""}.`;
+					`${m.name} (${bytes(m.size)}) is in drive ${share.drive}${share.locked ? `, ${share.user || "which is locked"}` : ""}.`;
 	$("how").hidden = !waits;
 	if (waits)
 		$("command").textContent = `spicebdctl insert spicebd${share.drive} ${quoted(`spice:${m.name}`)}`;
