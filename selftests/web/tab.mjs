@@ -68,6 +68,7 @@ class Socket {
 	}
 
 	close() {
+		say({event: "closes", main: this.s === sockets.values().next().value});
 		this.s.end();
 	}
 }

@@ -448,6 +448,9 @@ def changes(d, tab, directory, offer):
     t.ok(d.expect(t.WITHDRAW).offer == offer, "and the old one is offered no more")
     tab.wait("changed", medium="other.img", inserted=True)
     tab.do("stop")
+    tab.wait("closes", main=False)
+    tab.wait("closes", main=True)
+    t.ok(True, "the session ends after its ports, so that what was said there is heard")
     m = d.expect(t.PORT_DOWN)
     t.ok(m.flags == 1, "a tab that is closed says so: nobody waits for it")
 

@@ -10,6 +10,11 @@ const DATA = 101, PORT_INIT = 201, PORT_EVENT = 202;
 const OPENED = 0, CLOSED = 1;
 const NAME = /^org\.spice-space\.spicebd\.(0|[1-9][0-9]{0,2})$/;
 const PORTS_MAX = 64;
+const LEAVE_MAX = 1000;		// ms
+
+function within(ms, promise) {
+	return Promise.race([promise, new Promise((resolve) => setTimeout(resolve, ms))]);
+}
 
 function portInit(body) {
 	const v = view(body);
@@ -103,7 +108,7 @@ export class Connection {
 	}
 
 	attach(body) {
-		const count = body.length < 4 ? 0 : view(body).getUint32(0, true);
+		const count = body.length < 4 || this.over ? 0 : view(body).getUint32(0, true);
 
 		for (let i = 0; i < count && 5 + 2 * i < body.length; i++) {
 			const type = body[4 + 2 * i], id = body[5 + 2 * i], key = `${type}.${id}`;
@@ -174,5 +179,18 @@ export class Connection {
 		for (const wire of this.wires)
 			wire.close(error);
 		this.hooks.onend(error);
+	}
+
+	// In good order: the session takes its ports along, so it ends after them, or what
+	// was said there last could be lost. Where the tab goes, too, the browser sees to that.
+	async leave(error) {
+		const [main, ...others] = this.wires;
+
+		this.over = true;
+		for (const wire of others)
+			wire.close(error);
+		await within(LEAVE_MAX, Promise.all(others.map((wire) => wire.closed)));
+		main?.close(error);
+		await within(LEAVE_MAX, main?.closed);
 	}
 }

@@ -63,7 +63,9 @@ export class Share {
 		this.settling = null;
 		this.settled = false;
 		this.set("connecting");
-		connection.start().catch((e) => connection.end(e));
+		// A listener has one client at a time.
+		Promise.resolve(this.left).then(() => connection.start())
+			.catch((e) => connection.end(e));
 	}
 
 	failed(error) {
@@ -97,7 +99,7 @@ export class Share {
 			s.shut = true;
 		}
 		this.sessions.clear();
-		this.connection?.end(new Error(why));
+		this.left = this.connection?.leave(new Error(why));
 		this.inserted = this.locked = false;
 		this.medium = this.coming = null;
 		this.wished = false;

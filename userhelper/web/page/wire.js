@@ -20,7 +20,12 @@ export class Wire {
 		this.opened.catch(() => {});
 		socket.binaryType = "arraybuffer";
 		socket.onmessage = (e) => this.heard(e.data);
-		socket.onclose = (e) => this.fail(new Error(e.reason || "the connection ended"));
+		this.closed = new Promise((resolve) => {
+			socket.onclose = (e) => {
+				this.fail(new Error(e.reason || "the connection ended"));
+				resolve();
+			};
+		});
 		socket.onerror = () => {};
 	}
 
