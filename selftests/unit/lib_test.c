@@ -202,6 +202,9 @@ static void test_freezing_look(void)
 	freezing_begin(&f, &d, "me");
 	CHECK(freezing_look(&f, &d) == 0 && strstr(f.why, "2 requests are out"));
 	now = d;
+	now.in_flight = 0;	/* an earlier freeze's flush is */
+	CHECK(freezing_look(&f, &now) == 0 && strstr(f.why, "the flush"));
+	now = d;
 	now.link = SPICEBD_LINK_LOST;
 	CHECK(freezing_look(&f, &now) == 0 && strstr(f.why, "far end is lost"));
 	now.helper = SPICEBD_HELPER_LOST;

@@ -101,7 +101,8 @@ static const char *silent(const struct kernel_drive *d)
 
 static void still(struct freezing *f, const struct kernel_drive *d)
 {
-	if (d->freeze == SPICEBD_FREEZE_FLUSHING)
+	/* With nothing else out it is the flush of an earlier freeze that did not end. */
+	if (d->freeze == SPICEBD_FREEZE_FLUSHING || !d->in_flight)
 		snprintf(f->why, sizeof(f->why), "%s: the flush of what was written is out",
 			 silent(d));
 	else
