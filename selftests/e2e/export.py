@@ -57,19 +57,6 @@ class Exports(Bench):
         same(sorted(got()), sorted(want), "BLOCK_EXPORT_DELETED")
         self.q.events[:] = [e for e in self.q.events if e["event"] != "BLOCK_EXPORT_DELETED"]
 
-    def again(self):
-        """spicebdd is another one now"""
-        self.q.close()
-        def connect():
-            try:
-                return Qmp()
-            except (OSError, EOFError):
-                return None
-        self.q = until(connect, "spicebdd answers")
-        for d in self.drives.values():
-            d.q = self.q
-        self.marker.q = self.q
-
 
 def fails(fn, *a):
     try:

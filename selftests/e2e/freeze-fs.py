@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 
-from freeze import DISK_DRIVE, MIB, RECORD, Far, ctl, holders, query, thawed
+from freeze import DISK_DRIVE, MIB, RECORD, Far, Unsynced, Writer, ctl, holders, query, thawed
 from traylib import PATIENCE, Bench, Table, same, sh, until
 
 NODE = "/dev/" + DISK_DRIVE
@@ -97,6 +97,7 @@ def frozen_first_thawed_last(b):
 
 
 def by_its_limit(b):
+    """Never before the drive, which another holder may keep frozen for longer."""
     Far(b, "fslimit", size=16 * MIB, prepare=mkfs)
     with mounted(b) as m:
         ctl("freeze", DISK_DRIVE, "--fs", "--timeout", "10")
@@ -104,6 +105,15 @@ def by_its_limit(b):
         w.good()
         no_keeper()
         thawed(b)
+        ctl("freeze", DISK_DRIVE, "--fs", "--timeout", "10")
+        ctl("freeze", DISK_DRIVE, "--holder", "b", "--timeout", "0")
+        w = FileWriter(b, m, "second")
+        until(lambda: holders(b) == ["b"], "the limit has come")
+        w.blocked()
+        same(query(b)["held"], 0, "requests of a file system that was thawed first")
+        ctl("thaw", DISK_DRIVE, "--holder", "b", words="is thawed")
+        w.good()
+        no_keeper()
 
 
 def by_an_eject(b):
@@ -150,14 +160,38 @@ def the_drive_cannot_be(b):
             assert clean(far), "the file system was not frozen before the drives"
             w = FileWriter(b, m)
             w.blocked()
+            # Who keeps the first drive frozen, whatever becomes of both.
+            b.q.do("spicebd-freeze", drive=DISK_DRIVE, holder="b", timeout=0)
             err = p.communicate(timeout=2 * PATIENCE)[1]
         finally:
             other.go_on()
         assert p.returncode and f"{name}: not frozen: the limit came first" in err, err
+        until(lambda: holders(b) == ["b"], "the first one is held by another alone")
+        w.blocked()
+        same(query(b)["held"], 0, "requests of a file system that was thawed first")
+        b.q.do("spicebd-thaw", drive=DISK_DRIVE, holder="b")
         w.good()
         no_keeper()
         thawed(b, DISK_DRIVE, name)
     same(query(b)["stats"]["errors"], errors, "errors")
+    b.q.do("spicebd-drive-del", drive=name, force=True)
+    until(lambda: not os.path.exists(f"/sys/block/{name}"), "it is deleted")
+
+
+def the_flush_fails(b):
+    """Of a second drive, at once."""
+    name = b.q.do("spicebd-drive-add", personality="disk")["drive"]
+    Far(b, "fssynced", size=16 * MIB, prepare=mkfs)
+    other = Unsynced(b, "fsunsynced", drive=name)
+    with mounted(b) as m:
+        writes(b, m, "before")
+        Writer(b, node=f"/dev/{name}").good()
+        other.fail(True)
+        ctl("freeze", DISK_DRIVE, name, "--fs", status=1,
+            words=f"{name}: not frozen: the flush failed")
+        thawed(b, DISK_DRIVE, name)
+        writes(b, m)
+        no_keeper()
     b.q.do("spicebd-drive-del", drive=name, force=True)
     until(lambda: not os.path.exists(f"/sys/block/{name}"), "it is deleted")
 
@@ -246,17 +280,21 @@ def nested_and_in_other_namespaces(b):
 
 
 def stacked_is_refused(b):
-    Far(b, "fsstacked", size=16 * MIB)
-    sectors = int(sh(f"blockdev --getsz {NODE}"))
-    sh(f"dmsetup create stacked --table '0 {sectors} linear {NODE} 0'")
-    try:
-        ctl("freeze", DISK_DRIVE, "--fs", status=1,
-            words=r"dm-\d+ \(device mapper stacked\) is stacked on it")
-        thawed(b)
-        ctl("freeze", DISK_DRIVE)
-        ctl("thaw", DISK_DRIVE)
-    finally:
-        sh("udevadm settle; dmsetup remove --retry stacked")
+    Far(b, "fsstacked", size=16 * MIB, prepare=lambda path: sh(
+        f"printf 'label: dos\\nstart=1MiB\\n' | sfdisk -q {path}"))
+    until(lambda: os.path.exists(f"{NODE}p1"), "the partition")
+    for below in f"{NODE}p1", NODE:
+        sectors = int(sh(f"blockdev --getsz {below}"))
+        sh(f"dmsetup create stacked --table '0 {sectors} linear {below} 0'")
+        try:
+            ctl("freeze", DISK_DRIVE, "--fs", status=1,
+                words=r"dm-\d+ \(device mapper stacked\) is stacked on it")
+            thawed(b)
+            ctl("freeze", DISK_DRIVE)
+            ctl("thaw", DISK_DRIVE)
+        finally:
+            sh("udevadm settle; dmsetup remove --retry stacked")
+    sh(f"wipefs -qa {NODE}; udevadm settle")
     mkfs(NODE)
     with mounted(b) as m:
         sh(f"truncate -s 1M {m}/img")
@@ -286,8 +324,8 @@ def what_cannot_be_frozen(b):
 
 table = Table()
 for fn in (frozen_first_thawed_last, by_its_limit, by_an_eject, a_far_end_that_hangs,
-           the_drive_cannot_be, spicebdctl_killed, keeper_ended_politely, keeper_killed,
-           nested_and_in_other_namespaces, stacked_is_refused, what_cannot_be_frozen):
+           the_drive_cannot_be, the_flush_fails, spicebdctl_killed, keeper_ended_politely,
+           keeper_killed, nested_and_in_other_namespaces, stacked_is_refused, what_cannot_be_frozen):
     table.add(fn.__name__.replace("_", " "), fn)
 
 if __name__ == "__main__":

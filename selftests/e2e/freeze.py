@@ -62,6 +62,31 @@ class Far:
             return len(re.findall(rf" {what} id=\d+", f.read()))
 
 
+class Unsynced:
+    """A writable medium, all zeros, whose server's flushes fail when they are to."""
+
+    def __init__(self, b, label, drive=DISK_DRIVE):
+        self.flag = f"{b.dir}/{label}.fails"
+        where = f"{b.dir}/{label}.sock"
+        b.spawn("nbdkit", "-f", "-U", where, "-P", f"{where}.pid", "eval",
+                f"get_size=echo {4 * MIB}", "pread=head -c $3 /dev/zero", "can_write=exit 0",
+                "pwrite=cat >/dev/null", "can_flush=exit 0",
+                f"flush=if [ -e {self.flag} ]; then echo EIO it cannot >&2; exit 1; fi",
+                stderr=subprocess.DEVNULL)
+        until(lambda: os.path.exists(f"{where}.pid"), "nbdkit listens")
+        b.q.do("spicebd-insert", source=f"nbd+unix:///?socket={where}", drive=drive,
+               read_only_mode="read-write")
+        sh("udevadm settle")
+        until(lambda: not query(b, drive)["openers"], "nobody uses it")
+
+    def fail(self, does):
+        if not does:
+            os.unlink(self.flag)
+            return
+        with open(self.flag, "w", encoding="ascii"):
+            pass
+
+
 class Writer:
     """A write of 4 KiB to the device, that may have to wait."""
 
@@ -239,6 +264,67 @@ def a_far_end_that_is_lost(b):
     thawed(b)
 
 
+def a_flush_that_fails(b):
+    """Nothing stays frozen of it, and what cannot be on the far end's store is named."""
+    b.drives[DISK].empty()
+    far = Unsynced(b, "unsynced")
+    words = r"not frozen: the flush failed \(Input/output error\): what was written before"
+    for run_dir in None, "/nonexistent":
+        Writer(b).good()
+        far.fail(True)
+        b.q.cmd("spicebd-freeze", drive=DISK_DRIVE).bad(words)
+        thawed(b)
+        ctl("freeze", DISK_DRIVE, run_dir=run_dir, status=1, words=words)
+        thawed(b)
+        far.fail(False)
+        ctl("freeze", DISK_DRIVE, run_dir=run_dir, words="is frozen")
+        ctl("thaw", DISK_DRIVE)
+    Writer(b).good()
+    b.drives[DISK].empty()
+
+
+def a_spicebdd_that_is_dead(b):
+    """And none comes. Who asks hears so, of the kernel within the limit, and who waits for
+    the drive goes on when there is one again."""
+    far = Far(b, "dead")
+    b.drives[DISK].empty()
+    b.q.do("spicebd-insert", source=far.export.path, drive=DISK_DRIVE,
+           read_only_mode="read-write", resend=True)
+    b.drives[DISK].settle()
+    Writer(b).good()
+    b.drives[DISK].settle()
+    # What was acknowledged and not flushed would be the next flush's error.
+    b.q.do("spicebd-freeze", drive=DISK_DRIVE)
+    b.q.do("spicebd-thaw", drive=DISK_DRIVE)
+    daemon = daemon_pid()
+    with open(f"/proc/{daemon}/stat", encoding="ascii") as f:
+        supervisor = int(f.read().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        os.kill(daemon, signal.SIGKILL)
+
+        def lost():
+            with open(f"/sys/block/{DISK_DRIVE}/spicebd/state", encoding="ascii") as f:
+                return f.read().strip() == "held"
+        until(lost, "the drive has no helper")
+        words = r"not frozen: the limit came first: its helper \(spicebdd\) is not there: the flush"
+        ctl("freeze", DISK_DRIVE, "--timeout", "2", run_dir="/nonexistent", status=4, words=words)
+        w = Writer(b)
+        ctl("freeze", DISK_DRIVE, "--timeout", "2", run_dir="/nonexistent", status=4, words=words)
+        # Its socket is there, at which it could be started.
+        ctl("freeze", DISK_DRIVE, "--timeout", "2", status=4, words="does not answer in time")
+        assert w.waits(), "the writer has ended"
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+        b.again()
+    w.good()
+    thawed(b)
+    flushes = far.asked("Flush")
+    b.q.do("spicebd-freeze", drive=DISK_DRIVE)
+    assert far.asked("Flush") > flushes, "it answered without a flush"
+    b.q.do("spicebd-thaw", drive=DISK_DRIVE)
+
+
 def a_spicebdd_that_hangs(b):
     """Who asks it hears so, and so does who asks the kernel; the limit counts for both."""
     Far(b, "stopped")
@@ -266,6 +352,11 @@ def the_limit_under_io(b):
     held_one(b)
     same(event(b, "SPICEBD_FREEZE_EXPIRED"), {"drive": DISK_DRIVE, "holder": "short"}, "event")
     w.good()
+    # By which whoever copied the store meanwhile knows that the copy is not good.
+    b.q.cmd("spicebd-thaw", drive=DISK_DRIVE, holder="short").bad(f"{DISK_DRIVE} is not frozen")
+    b.q.do("spicebd-freeze", drive=DISK_DRIVE, holder="other")
+    b.q.cmd("spicebd-thaw", drive=DISK_DRIVE, holder="short").bad("'short' is no holder")
+    b.q.do("spicebd-thaw", drive=DISK_DRIVE, holder="other")
     thawed(b)
 
 
@@ -550,7 +641,8 @@ def spicebdctl_without_spicebdd(b):
 
 table = Table()
 for fn in (drained_flushed_and_quiet, two_holders, names_and_arguments, all_or_none,
-           a_far_end_that_hangs, a_far_end_that_is_lost, a_spicebdd_that_hangs,
+           a_far_end_that_hangs, a_far_end_that_is_lost, a_flush_that_fails,
+           a_spicebdd_that_hangs, a_spicebdd_that_is_dead,
            the_limit_under_io, clock_stands_while_frozen,
            other_verbs_are_refused, ejected_while_it_freezes, deleted_while_it_freezes,
            thawed_while_it_freezes, during_an_insert, verbs_that_cross_a_freeze,

@@ -513,6 +513,21 @@ class Bench:
     def export(self, label, *nbdkit_args, **kw):
         return Export(self, self.dir, label, *nbdkit_args, **kw)
 
+    def again(self):
+        """spicebdd is another one now"""
+        self.q.close()
+
+        def connect():
+            try:
+                return Qmp()
+            except (OSError, EOFError):
+                return None
+
+        self.q = until(connect, "spicebdd answers")
+        for d in self.drives.values():
+            d.q = self.q
+        self.marker.q = self.q
+
     def story(self):
         """What was said lately, for the reader of a failure."""
         return [line[:200] for line in self.q.heard[-16:]]
