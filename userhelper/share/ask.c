@@ -8,7 +8,6 @@
 
 #include "core.h"
 
-
 struct ask {
 	struct spicebd_share *share;
 	uint32_t id, by;	/* offers; by 0: none */
