@@ -325,7 +325,8 @@ def what_cannot_be_frozen(b):
 table = Table()
 for fn in (frozen_first_thawed_last, by_its_limit, by_an_eject, a_far_end_that_hangs,
            the_drive_cannot_be, the_flush_fails, spicebdctl_killed, keeper_ended_politely,
-           keeper_killed, nested_and_in_other_namespaces, stacked_is_refused, what_cannot_be_frozen):
+           keeper_killed, nested_and_in_other_namespaces, stacked_is_refused,
+           what_cannot_be_frozen):
     table.add(fn.__name__.replace("_", " "), fn)
 
 if __name__ == "__main__":
