@@ -211,6 +211,11 @@ void folder_stop(struct folder *f)
 {
 }
 
+uint64_t folder_made(const struct folder *f)
+{
+	return 0;
+}
+
 /* What is remembered beyond a process is none of an input's. */
 void identity_recall(struct offer *o)
 {
