@@ -274,6 +274,8 @@ def a_word_for_the_state():
             h.ctl.thaw(index)
             fd = node(index)
             same(h.eject(True), 0, "eject by force")
+            # udev looks at what has changed, and is a user meanwhile.
+            assert wait_until(lambda: sysfs("cause", index).endswith(" has 1 user"))
             is_now(h, "stale", "^a medium ejected by force has 1 user$")
             os.close(fd)
             assert wait_until(lambda: sysfs("state", index) == "empty")
