@@ -15,7 +15,7 @@ import subprocess
 
 import nbd
 
-from traylib import PATIENCE, Bench, Qmp, Table, daemon_pid, same, sh, until
+from traylib import PATIENCE, Bench, Table, daemon_pid, same, sh, until
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 64 * MIB + 1536
@@ -81,18 +81,6 @@ class Snapshots(Bench):
         os.kill(daemon_pid(), signal.SIGKILL)
         self.again()
         until(lambda: self.q.do("spicebd-query", drive=DRIVE)[0]["state"] == "ready", "adopted")
-
-    def again(self):
-        self.q.close()
-        def connect():
-            try:
-                return Qmp()
-            except (OSError, EOFError):
-                return None
-        self.q = until(connect, "spicebdd answers")
-        for d in self.drives.values():
-            d.q = self.q
-        self.marker.q = self.q
 
 
 def patterns(f):
