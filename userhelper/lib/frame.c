@@ -657,6 +657,21 @@ static const uint8_t *set_aside(struct frame_rx *rx, size_t n)
 	return frame + FRAME_HEADER_LEN;
 }
 
+bool frame_rx_ahead(const struct frame_rx *rx, const uint8_t *head, size_t len,
+		    struct frame_header *hdr)
+{
+	if (rx->have || rx->hunting || rx->checked)
+		return false;
+	get_header(head, hdr);
+	return hdr->type == FRAME_DATA && !(hdr->flags & FRAME_FLAG_CHECKED) &&
+	       judge(rx, hdr) == DELIVER && len == FRAME_HEADER_LEN + (size_t)hdr->length;
+}
+
+void frame_rx_passed(struct frame_rx *rx)
+{
+	rx->seq++;
+}
+
 enum frame_rx_result frame_rx_feed(struct frame_rx *rx, const uint8_t **data,
 				   size_t *len, struct frame_header *hdr,
 				   const uint8_t **payload)

@@ -280,6 +280,19 @@ enum frame_rx_result frame_rx_feed(struct frame_rx *rx, const uint8_t **data,
 				   const uint8_t **payload);
 
 /**
+ * frame_rx_ahead() - whether a frame's payload may be used before it has come
+ * @head: FRAME_HEADER_LEN bytes
+ * @len: of the whole frame, as what carries it says
+ * @hdr: out
+ *
+ * It may where frames have no check and this is the next one, of type DATA.
+ * frame_rx_feed() gets none of its bytes then; frame_rx_passed() follows.
+ */
+bool frame_rx_ahead(const struct frame_rx *rx, const uint8_t *head, size_t len,
+		    struct frame_header *hdr);
+void frame_rx_passed(struct frame_rx *rx);
+
+/**
  * frame_seal() - number a frame, write its header, and its check if it has one
  * @tx: numbering; seq counts up (RESYNC: epoch and seq 0, not counted)
  * @out: its @length bytes of payload are there, after FRAME_HEADER_LEN bytes;
