@@ -18,6 +18,8 @@
 #define IOV_MAX_	16
 #define TURNS		16		/* reads before others get their turn */
 #define LOWAT_MIN	8192		/* a rest worth two system calls */
+#define DIRECT_MIN	16384		/* of a message, for which a pipe is cheaper than copies */
+#define PIPE_SIZE	(256u << 10)	/* far more than IN_SIZE: what comes in small pieces needs room */
 
 struct tap {
 	const struct tap_ops *ops;
@@ -35,6 +37,11 @@ struct tap {
 	uint64_t left;		/* of the message that goes on */
 	int lowat;		/* bytes that wake us, or 0: any */
 	uint16_t type;
+
+	bool large;		/* the last message was: the next one's start is read alone */
+	bool direct;		/* what is left goes past us, as far as it can */
+	bool held;		/* by its owner, who has enough for now */
+	int pipe[2];		/* empty between two events; -1: none was needed yet */
 
 	uint8_t *to_lib;
 	size_t to_lib_len;
@@ -70,7 +77,7 @@ static void update(struct tap *t)
 
 	if (t->over)
 		return;
-	watch(t, TAP_NET, (lib_takes ? TAP_IN : 0) | (t->blocked ? TAP_OUT : 0));
+	watch(t, TAP_NET, (lib_takes && !t->held ? TAP_IN : 0) | (t->blocked ? TAP_OUT : 0));
 	watch(t, TAP_LIB, (t->blocked ? 0 : TAP_IN) | (t->to_lib_len ? TAP_OUT : 0));
 }
 
@@ -332,6 +339,7 @@ static bool begin_message(struct tap *t)
 		return false;
 	}
 	t->left = len;
+	t->large = t->type == MSG_DATA && len >= DIRECT_MIN && t->ops->direct;
 	if (t->type == MSG_DATA)
 		t->start += TAP_HEADER;
 	else
@@ -353,6 +361,36 @@ static bool take_data(struct tap *t)
 	t->left -= n;
 	t->ops->data(t->opaque, t->in + t->start - n, n);
 	return true;
+}
+
+/*
+ * Returns false when the message is to be taken as any other: it is small, or here
+ * already, or its owner wants it so.
+ */
+static bool begin_direct(struct tap *t)
+{
+	const struct tap_direct *d = t->ops->direct;
+
+	if (!t->large || have(t) >= t->left || have(t) < d->head ||
+	    !d->begin(t->opaque, t->in + t->start, t->left))
+		return false;
+	t->start += d->head;
+	t->left -= d->head;
+	t->direct = true;
+	return true;
+}
+
+/* Bytes of it that are here. Returns whether there were any. */
+static bool take_part(struct tap *t)
+{
+	size_t n = have(t) < t->left ? have(t) : t->left;
+
+	t->start += n;
+	t->left -= n;
+	t->direct = t->left;
+	if (n)
+		t->ops->direct->part(t->opaque, t->in + t->start - n, n);
+	return n;
 }
 
 static bool take_other(struct tap *t)
@@ -378,7 +416,30 @@ static bool take(struct tap *t)
 {
 	if (t->over || t->dead || (!t->left && !t->relay && !begin_message(t)))
 		return false;
-	return t->type == MSG_DATA && !t->relay ? take_data(t) : take_other(t);
+	if (t->direct)
+		return take_part(t);
+	if (t->type != MSG_DATA || t->relay)
+		return take_other(t);
+	return begin_direct(t) || take_data(t);
+}
+
+/* How much to read: what must not be moved to the front afterwards, if that is known. */
+static size_t wanted(const struct tap *t)
+{
+	size_t room = IN_SIZE - t->end, head = t->large ? t->ops->direct->head : 0, n;
+
+	if (t->direct)
+		n = t->left;
+	else if (t->large && !t->left && have(t) < TAP_HEADER + head)
+		n = TAP_HEADER + head - have(t);
+	else if (t->large && have(t) < head && head < t->left)
+		n = head - have(t);
+	else if (t->left > have(t))
+		/* No further than the next message's headers. */
+		n = t->left - have(t) + AHEAD;
+	else
+		n = room;
+	return n < room ? n : room;
 }
 
 /* Returns whether there may be more to read. */
@@ -392,10 +453,7 @@ static bool fill(struct tap *t)
 		t->end -= t->start;
 		t->start = 0;
 	}
-	want = IN_SIZE - t->end;
-	/* No further than the next message's headers, or its rest must be moved. */
-	if (t->left > have(t) && t->left - have(t) + AHEAD < want)
-		want = t->left - have(t) + AHEAD;
+	want = wanted(t);
 	n = recv(t->fd[TAP_NET], t->in + t->end, want, MSG_DONTWAIT);
 	if (n < 0 && would_block())
 		return false;
@@ -405,6 +463,70 @@ static bool fill(struct tap *t)
 	}
 	t->end += n;
 	return n == want;
+}
+
+/*
+ * What the sink did not take is read back from the pipe, which is thus empty
+ * afterwards: nothing has to be remembered but what part() keeps.
+ */
+static void read_back(struct tap *t, size_t n)
+{
+	ssize_t r;
+
+	while (n && !t->over && !t->dead) {
+		r = read(t->pipe[0], t->in, n < IN_SIZE ? n : IN_SIZE);
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r <= 0) {
+			end(t, "bytes were lost in a pipe");
+			return;
+		}
+		n -= r;
+		t->ops->direct->part(t->opaque, t->in, r);
+	}
+}
+
+static bool have_pipe(struct tap *t)
+{
+	if (t->pipe[0] >= 0)
+		return true;
+	if (pipe2(t->pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
+		t->pipe[0] = t->pipe[1] = -1;
+		return false;
+	}
+	/* A wish: with less room it takes more system calls. */
+	(void)fcntl(t->pipe[1], F_SETPIPE_SZ, PIPE_SIZE);
+	return true;
+}
+
+/* As fill(), past this process's memory. */
+static bool move(struct tap *t)
+{
+	int to = t->ops->direct->sink(t->opaque);
+	ssize_t n, m, sum;
+
+	if (to < 0 || !have_pipe(t))
+		return fill(t);
+	n = splice(t->fd[TAP_NET], NULL, t->pipe[1], NULL, t->left, SPLICE_F_NONBLOCK);
+	if (n < 0 && would_block())
+		return false;
+	if (n < 0 && errno == EINVAL)
+		return fill(t);		/* not of a kind that can */
+	if (n <= 0) {
+		end(t, n ? strerror(errno) : "the connection was closed");
+		return false;
+	}
+	t->left -= n;
+	t->direct = t->left;
+	for (sum = 0; sum < n; sum += m) {
+		m = splice(t->pipe[0], NULL, to, NULL, n - sum, SPLICE_F_NONBLOCK);
+		if (m <= 0)
+			break;
+	}
+	if (sum)
+		t->ops->direct->moved(t->opaque, sum);
+	read_back(t, n - sum);
+	return true;
 }
 
 /*
@@ -425,16 +547,30 @@ static void set_lowat(struct tap *t)
 	(void)setsockopt(t->fd[TAP_NET], SOL_SOCKET, SO_RCVLOWAT, &lowat, sizeof(lowat));
 }
 
+static bool hold(struct tap *t)
+{
+	t->held = t->ops->direct && t->ops->direct->hold(t->opaque);
+	return t->held;
+}
+
+void tap_go_on(struct tap *t)
+{
+	if (!t->held)
+		return;
+	t->held = false;
+	update(t);
+}
+
 static void from_net(struct tap *t)
 {
 	bool more = true;
 
-	for (int i = 0; i < TURNS && more; i++) {
+	for (int i = 0; i < TURNS && more && !hold(t); i++) {
 		while (take(t))
 			;
 		if (t->over || t->dead || t->end - t->start == IN_SIZE)
 			return;
-		more = fill(t);
+		more = t->direct ? move(t) : fill(t);
 	}
 	while (take(t))
 		;
@@ -488,6 +624,7 @@ struct tap *tap_new(int net, int *lib, uint16_t release_at, const struct tap_ops
 	t->fd[TAP_NET] = net;
 	t->fd[TAP_LIB] = sv[0];
 	t->release_at = release_at;
+	t->pipe[0] = t->pipe[1] = -1;
 	t->out_tail = &t->out;
 	*lib = sv[1];
 	return t;
@@ -506,6 +643,9 @@ void tap_free(struct tap *t)
 	shutdown(t->fd[TAP_NET], SHUT_RDWR);
 	close(t->fd[TAP_NET]);
 	close(t->fd[TAP_LIB]);
+	for (int i = 0; i < 2; i++)
+		if (t->pipe[i] >= 0)
+			close(t->pipe[i]);
 	while (t->out)
 		give_back(t, pop(t));
 	free(t->from_lib);

@@ -38,6 +38,26 @@ struct tap_buf {
 	uint8_t data[];
 };
 
+/*
+ * For the owner of a DATA message that is large and goes on, as it is, to another
+ * socket: its bytes are moved there without being copied through this process.
+ */
+struct tap_direct {
+	size_t head;	/* bytes of such a message that begin() must see */
+	/*
+	 * A message of @len bytes begins with the @head ones at @p. Returns false when
+	 * it is to be given by data(); else its @head bytes were taken, and for all
+	 * others there will be calls of the three below, unless the tap ends first.
+	 */
+	bool (*begin)(void *opaque, const uint8_t *p, size_t len);
+	/* Where bytes may be moved now: non-blocking, not TLS; or -1: give them by part() */
+	int (*sink)(void *opaque);
+	void (*moved)(void *opaque, size_t n);
+	void (*part)(void *opaque, const uint8_t *p, size_t n);
+	/* Whether to read nothing for now; the owner calls tap_go_on() soon. */
+	bool (*hold)(void *opaque);
+};
+
 struct tap_ops {
 	/* Payload of DATA messages, in any pieces. */
 	void (*data)(void *opaque, const uint8_t *p, size_t n);
@@ -49,6 +69,7 @@ struct tap_ops {
 	void (*released)(void *opaque);
 	/* Either side ended or broke the rules; call tap_free(), from here or later. */
 	void (*ended)(void *opaque, const char *why);
+	const struct tap_direct *direct;	/* or NULL */
 };
 
 /**
@@ -68,6 +89,8 @@ int tap_fd(const struct tap *t, enum tap_side side);
 
 /* What was watched for happened. */
 void tap_event(struct tap *t, enum tap_side side, unsigned int events);
+
+void tap_go_on(struct tap *t);		/* after hold(); at any time */
 
 /* Queues b, which stays the caller's until written(); tap_flush() sends. */
 void tap_send(struct tap *t, struct tap_buf *b, size_t len);
