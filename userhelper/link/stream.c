@@ -21,7 +21,11 @@
 
 #define CHUNK_DATA	(65536u - sizeof(struct chunk))
 
+#define CHUNKS_KEPT	32u	/* 2 MiB: malloc() would give each back and clear the next */
+
 static size_t budget_used;	/* sum of the windows of all streams of all ports */
+static struct chunk *kept;	/* for the next queues */
+static unsigned int n_kept;
 
 struct stream *stream_find(struct session *s, uint32_t id)
 {
@@ -35,13 +39,42 @@ struct stream *stream_find(struct session *s, uint32_t id)
 
 /* ---- end ---- */
 
+static struct chunk *chunk_new(void)
+{
+	struct chunk *c = kept;
+
+	if (c) {
+		kept = c->next;
+		n_kept--;
+	} else {
+		c = malloc(sizeof(*c) + CHUNK_DATA);
+	}
+	if (!c)
+		return NULL;
+	c->next = NULL;
+	c->start = 0;
+	c->end = 0;
+	return c;
+}
+
+static void chunk_free(struct chunk *c)
+{
+	if (n_kept == CHUNKS_KEPT) {
+		free(c);
+		return;
+	}
+	c->next = kept;
+	kept = c;
+	n_kept++;
+}
+
 static void drop_queue(struct stream *st)
 {
 	struct chunk *c;
 
 	while ((c = st->queue)) {
 		st->queue = c->next;
-		free(c);
+		chunk_free(c);
 	}
 	st->queue_tail = &st->queue;
 }
@@ -261,12 +294,9 @@ static bool enqueue(struct stream *st, const uint8_t *data, size_t len)
 		c = st->queue ? (struct chunk *)((char *)st->queue_tail - offsetof(struct chunk, next))
 			      : NULL;
 		if (!c || c->end == CHUNK_DATA) {
-			c = malloc(sizeof(*c) + CHUNK_DATA);
+			c = chunk_new();
 			if (!c)
 				return false;
-			c->next = NULL;
-			c->start = 0;
-			c->end = 0;
 			*st->queue_tail = c;
 			st->queue_tail = &c->next;
 		}
@@ -342,7 +372,7 @@ static bool flush_queue(struct stream *st)
 			st->queue = c->next;
 			if (!st->queue)
 				st->queue_tail = &st->queue;
-			free(c);
+			chunk_free(c);
 		}
 		drained(st, n);
 	}
