@@ -9,6 +9,15 @@
 
 struct port;
 
+/* A frame by pieces, as session_begin() and what follows it. */
+struct port_end_direct {
+	bool (*begin)(void *end, const uint8_t *head, size_t len);
+	int (*sink)(void *end);
+	void (*moved)(void *end, size_t n);
+	void (*part)(void *end, const uint8_t *data, size_t len);
+	bool (*hold)(void *end);
+};
+
 /* All but make() get what that returned. */
 struct port_end {
 	/* @port: for the functions of port.h that an end calls; NULL: no memory */
@@ -24,6 +33,7 @@ struct port_end {
 	bool (*is_up)(const void *end);		/* the client's share speaks */
 	long long (*last_heard)(const void *end);
 	bool (*is_open)(const void *end);	/* somebody serves the port */
+	const struct port_end_direct *direct;	/* or NULL */
 };
 
 extern const struct port_end session_end;	/* struct session */

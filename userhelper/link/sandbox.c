@@ -79,7 +79,7 @@ static const int allowed[] = {
 	SCMP_SYS(accept4), SCMP_SYS(shutdown), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt),
 	SCMP_SYS(getsockname), SCMP_SYS(getpeername),
 	SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl), SCMP_SYS(poll),
-	SCMP_SYS(ppoll), SCMP_SYS(fcntl), SCMP_SYS(dup3),
+	SCMP_SYS(ppoll), SCMP_SYS(fcntl), SCMP_SYS(dup3), SCMP_SYS(pipe2), SCMP_SYS(splice),
 	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
 	SCMP_SYS(futex), SCMP_SYS(sched_yield),
 	SCMP_SYS(getrandom), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time),
@@ -103,7 +103,7 @@ static const int denied[] = {
 	SCMP_SYS(socket), SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen),
 	SCMP_SYS(lseek), SCMP_SYS(prctl), SCMP_SYS(prlimit64),
 	SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_setscheduler), SCMP_SYS(setpriority),
-	SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(pipe2), SCMP_SYS(eventfd2), SCMP_SYS(ioctl),
+	SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(eventfd2), SCMP_SYS(ioctl),
 };
 
 /* Sockets for the daemon only; memory that is never executable; signals to nobody else. */

@@ -11,6 +11,7 @@
 #include "session_impl.h"
 #include "sock.h"
 
+#define HOLD_TIME	5	/* ms */
 #define EPOCHS_MAX	16	/* new epochs in ... */
 #define EPOCHS_WINDOW	10000	/* ... ms, before it is an attack or a loop */
 
@@ -211,6 +212,87 @@ void session_input(struct session *s, const uint8_t *data, size_t len)
 	}
 }
 
+/*
+ * A stream that ends meanwhile takes the rest of its frame with it: what carries
+ * the frames knows where the frame ends.
+ */
+bool session_begin(struct session *s, const uint8_t *head, size_t len)
+{
+	struct frame_header h;
+	struct stream *st;
+
+	s->direct = NULL;
+	if (!s->up || s->failed || !frame_rx_ahead(s->rx, head, len, &h))
+		return false;
+	st = stream_find(s, h.stream);
+	if (!st || !stream_takes_pieces(st, h.length))
+		return false;
+	frame_rx_passed(s->rx);
+	s->rx_frames++;
+	s->rx_bytes += FRAME_HEADER_LEN;
+	s->last_heard = now_ms();
+	stream_begin(st, h.length);
+	s->direct = st;
+	return true;
+}
+
+int session_sink(const struct session *s)
+{
+	return s->direct ? stream_sink(s->direct) : -1;
+}
+
+void session_moved(struct session *s, size_t n)
+{
+	s->rx_bytes += n;
+	s->last_heard = now_ms();
+	if (s->direct)
+		stream_moved(s->direct, n);
+}
+
+void session_part(struct session *s, const uint8_t *data, size_t len)
+{
+	s->rx_bytes += len;
+	s->last_heard = now_ms();
+	if (s->direct)
+		stream_part(s->direct, data, len);
+}
+
+/*
+ * What a busy daemon does not take at once would have to be copied to a queue, and
+ * left behind in the processor's cache. For a moment it may as well lie with the
+ * kernel, which then slows down the share; not for longer, and not with other
+ * streams behind it, since pings are there, too.
+ */
+bool session_hold(struct session *s)
+{
+	if (s->hold_over || s->n_streams != 1 || !stream_is_full(s->streams))
+		return false;
+	if (!s->held)
+		loop_timer_start(s->hold_timer, HOLD_TIME);
+	s->held = true;
+	return true;
+}
+
+static void hold_ends(void *opaque)
+{
+	struct session *s = opaque;
+
+	s->held = false;
+	s->hold_over = true;
+	s->ops->wakeup(s->opaque);
+}
+
+void session_flows(struct session *s)
+{
+	bool was_held = s->held;
+
+	s->held = false;
+	s->hold_over = false;
+	loop_timer_stop(s->hold_timer);
+	if (was_held)
+		s->ops->wakeup(s->opaque);
+}
+
 /* ---- time ---- */
 
 static void ping(struct session *s, long long now)
@@ -354,7 +436,9 @@ struct session *session_new(uint32_t port, const struct session_params *params,
 		return NULL;
 	s->rx = calloc(1, sizeof(*s->rx));
 	s->timer = loop_timer_add(session_tick, s);
-	if (!s->rx || !s->timer) {
+	s->hold_timer = loop_timer_add(hold_ends, s);
+	if (!s->rx || !s->timer || !s->hold_timer) {
+		loop_timer_remove(s->hold_timer);
 		loop_timer_remove(s->timer);
 		free(s->rx);
 		free(s);
@@ -372,6 +456,7 @@ void session_free(struct session *s)
 	if (!s)
 		return;
 	session_stop(s, "port removed");
+	loop_timer_remove(s->hold_timer);
 	loop_timer_remove(s->timer);
 	free(s->rx);
 	free(s);

@@ -50,6 +50,21 @@ void session_stop(struct session *s, const char *why);
 void session_input(struct session *s, const uint8_t *data, size_t len);
 
 /**
+ * session_begin() - the first bytes of a frame whose others are moved, not read
+ * @head: FRAME_HEADER_LEN bytes
+ * @len: of the whole frame
+ *
+ * Return: true: the rest comes as calls of the three below, or the session ends;
+ * false: @head was not taken, session_input() is to get the frame
+ */
+bool session_begin(struct session *s, const uint8_t *head, size_t len);
+int session_sink(const struct session *s);	/* takes bytes of it now; or -1 */
+void session_moved(struct session *s, size_t n);
+void session_part(struct session *s, const uint8_t *data, size_t len);
+/* Whether nothing more should be read for now; ops->wakeup() when that is over. */
+bool session_hold(struct session *s);
+
+/**
  * session_output() - whole frames for the share
  * @size: at least FRAME_MAX
  * Return: bytes; 0 when there is nothing now; ops->wakeup tells when there is

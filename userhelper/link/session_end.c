@@ -42,6 +42,39 @@ static void input(void *end, const uint8_t *data, size_t len)
 	session_input(end, data, len);
 }
 
+static bool begin(void *end, const uint8_t *head, size_t len)
+{
+	return session_begin(end, head, len);
+}
+
+static int sink(void *end)
+{
+	return session_sink(end);
+}
+
+static void moved(void *end, size_t n)
+{
+	session_moved(end, n);
+}
+
+static void part(void *end, const uint8_t *data, size_t len)
+{
+	session_part(end, data, len);
+}
+
+static bool hold(void *end)
+{
+	return session_hold(end);
+}
+
+static const struct port_end_direct direct = {
+	.begin = begin,
+	.sink = sink,
+	.moved = moved,
+	.part = part,
+	.hold = hold,
+};
+
 static size_t output(void *end, uint8_t *buf, size_t size)
 {
 	return session_output(end, buf, size);
@@ -72,4 +105,5 @@ const struct port_end session_end = {
 	.is_up = is_up,
 	.last_heard = last_heard,
 	.is_open = is_open,
+	.direct = &direct,
 };

@@ -64,6 +64,9 @@ struct session {
 	uint8_t ctl[CTL_MAX];
 	size_t ctl_len;
 	struct stream *streams, *turn;
+	struct loop_timer *hold_timer;	/* runs while what comes is held up */
+	bool held, hold_over;		/* the latter: for too long, until the queue is empty */
+	struct stream *direct;		/* of the frame that session_begin() took last; or NULL */
 	unsigned int n_streams;
 	uint32_t next_stream;
 	struct frame_offer *offers[FRAME_OFFERS_MAX];
@@ -84,6 +87,7 @@ void session_queued(struct session *s, size_t len);
 void session_fail(struct session *s, enum frame_code code, const char *why);
 void session_epoch(struct session *s, const char *why);
 void session_emit(struct session *s, struct link_msg *m, int fd);
+void session_flows(struct session *s);	/* a stream's queue is empty, or gone */
 /* @ended: the share itself says so */
 void session_down(struct session *s, const char *why, bool ended);
 
@@ -100,6 +104,13 @@ struct stream *stream_find(struct session *s, uint32_t id);
 bool stream_open(struct session *s, uint32_t offer, uint32_t tag, const char **why, int *err);
 void stream_opened(struct stream *st, uint32_t credit);
 void stream_data(struct stream *st, const uint8_t *data, size_t len);
+/* Of one frame, by pieces: whether it can be, the rest of its header, what comes. */
+bool stream_takes_pieces(const struct stream *st, size_t len);
+void stream_begin(struct stream *st, size_t len);
+int stream_sink(const struct stream *st);	/* or -1: not now */
+bool stream_is_full(const struct stream *st);	/* the daemon does not keep up */
+void stream_moved(struct stream *st, size_t n);
+void stream_part(struct stream *st, const uint8_t *data, size_t len);
 void stream_credit(struct stream *st, uint32_t bytes);
 void stream_closed(struct stream *st, uint32_t code, const char *text);
 /* Return: when the next one is due, or LLONG_MAX. */

@@ -77,6 +77,7 @@ static void drop_queue(struct stream *st)
 		chunk_free(c);
 	}
 	st->queue_tail = &st->queue;
+	session_flows(st->session);
 }
 
 static void close_socket(struct stream *st)
@@ -99,6 +100,8 @@ static void stream_free(struct stream *st)
 	*p = st->next;
 	if (s->turn == st)
 		s->turn = st->next;
+	if (s->direct == st)
+		s->direct = NULL;
 	s->n_streams--;
 	budget_used -= st->window;
 	close_socket(st);
@@ -319,19 +322,11 @@ static ssize_t give(struct stream *st, const uint8_t *data, size_t len)
 	return n;
 }
 
-void stream_data(struct stream *st, const uint8_t *data, size_t len)
+void stream_part(struct stream *st, const uint8_t *data, size_t len)
 {
 	ssize_t n = 0;
 
-	if (!len || len > st->rx_credit || st->state == STREAM_OPENING) {
-		session_fail(st->session, FRAME_ERR_PROTOCOL,
-			     !len ? "an empty DATA frame" :
-			     st->state == STREAM_OPENING ? "data before the stream was opened" :
-			     "more data than credit was given for");
-		return;
-	}
-	st->rx_credit -= len;
-	if (st->state == STREAM_CLOSING)
+	if (st->state != STREAM_OPEN)
 		return;
 	if (!st->queue)
 		n = give(st, data, len);
@@ -346,6 +341,44 @@ void stream_data(struct stream *st, const uint8_t *data, size_t len)
 		}
 		want(st, st->wanted | LOOP_WRITE);
 	}
+	drained(st, n);
+}
+
+void stream_data(struct stream *st, const uint8_t *data, size_t len)
+{
+	if (!len || len > st->rx_credit || st->state == STREAM_OPENING) {
+		session_fail(st->session, FRAME_ERR_PROTOCOL,
+			     !len ? "an empty DATA frame" :
+			     st->state == STREAM_OPENING ? "data before the stream was opened" :
+			     "more data than credit was given for");
+		return;
+	}
+	st->rx_credit -= len;
+	stream_part(st, data, len);
+}
+
+bool stream_takes_pieces(const struct stream *st, size_t len)
+{
+	return st->state == STREAM_OPEN && len && len <= st->rx_credit && !st->queue;
+}
+
+void stream_begin(struct stream *st, size_t len)
+{
+	st->rx_credit -= len;
+}
+
+int stream_sink(const struct stream *st)
+{
+	return st->state == STREAM_OPEN && !st->queue ? st->fd : -1;
+}
+
+bool stream_is_full(const struct stream *st)
+{
+	return st->queue;
+}
+
+void stream_moved(struct stream *st, size_t n)
+{
 	drained(st, n);
 }
 
@@ -381,6 +414,7 @@ static bool flush_queue(struct stream *st)
 		return false;
 	}
 	want(st, st->wanted & ~LOOP_WRITE);
+	session_flows(st->session);
 	return true;
 }
 

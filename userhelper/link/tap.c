@@ -76,17 +76,64 @@ static void on_ended(void *opaque, const char *why)
 	p->tap = NULL;
 }
 
+static bool on_begin(void *opaque, const uint8_t *head, size_t len)
+{
+	struct port_tap *p = opaque;
+
+	return p->kind->direct && p->kind->direct->begin(p->end, head, len);
+}
+
+static int on_sink(void *opaque)
+{
+	struct port_tap *p = opaque;
+
+	return p->kind->direct->sink(p->end);
+}
+
+static void on_moved(void *opaque, size_t n)
+{
+	struct port_tap *p = opaque;
+
+	p->kind->direct->moved(p->end, n);
+}
+
+static void on_part(void *opaque, const uint8_t *data, size_t len)
+{
+	struct port_tap *p = opaque;
+
+	p->kind->direct->part(p->end, data, len);
+}
+
+static bool on_hold(void *opaque)
+{
+	struct port_tap *p = opaque;
+
+	return p->kind->direct && p->kind->direct->hold(p->end);
+}
+
+static const struct tap_direct direct = {
+	.head = FRAME_HEADER_LEN,
+	.begin = on_begin,
+	.sink = on_sink,
+	.moved = on_moved,
+	.part = on_part,
+	.hold = on_hold,
+};
+
 static const struct tap_ops ops = {
 	.data = on_data,
 	.written = on_written,
 	.watch = on_watch,
 	.ended = on_ended,
+	.direct = &direct,
 };
 
 void port_tap_pump(struct port_tap *p)
 {
 	size_t n;
 
+	if (p->tap && !on_hold(p))
+		tap_go_on(p->tap);
 	p->pumping = true;
 	for (int i = 0; p->tap && tap_idle(p->tap); i++) {
 		if (i == PUMP_MAX) {
