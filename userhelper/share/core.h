@@ -266,6 +266,7 @@ struct port {
 	struct frame_tx tx;
 	struct frame_hello peer;
 	GList *streams;
+	struct stream *direct;	/* of the frame that session_begin() took last; or NULL */
 	struct txbuf *pool;
 	unsigned int pool_made, data_out, control_out;
 	struct tap_source *tap;	/* NULL: data goes through the Spice library */
@@ -297,6 +298,12 @@ void port_written(struct txbuf *b);
 void session_opened(struct port *p, bool again);
 void session_closed(struct port *p, const char *why);
 void session_input(struct port *p, const uint8_t *data, size_t len);
+/* ... a frame of @len bytes by pieces, as struct tap_direct; false: by session_input() */
+bool session_begin(struct port *p, const uint8_t *head, size_t len);
+int session_sink(const struct port *p);
+void session_moved(struct port *p, size_t n);
+void session_part(struct port *p, const uint8_t *data, size_t len);
+bool session_hold(const struct port *p);
 void session_progress(struct port *p);
 
 /* ---- tap.c: past the Spice library (spicetap.h) */
@@ -308,6 +315,8 @@ void tap_detach(struct port *p);
 bool tap_takes(const struct port *p);
 void tap_send_buffer(struct port *p, struct txbuf *b, size_t len);
 void tap_send_now(struct port *p);
+/* a stream's server has taken all, or there is no stream any more */
+void tap_flows(struct port *p);
 /* upcall, in port.c */
 void port_data(struct port *p, const uint8_t *data, size_t len);
 
@@ -333,6 +342,13 @@ void stream_open(struct port *p, uint32_t id, struct offer *o, uint32_t credit);
 /* the link's credit, or data, beyond what it may: false */
 struct stream *stream_find(struct port *p, uint32_t id);
 bool stream_data(struct stream *s, const uint8_t *data, size_t len);
+/* ... of one frame by pieces: whether it can be, its length, what comes of it */
+bool stream_takes_pieces(const struct stream *s, size_t len);
+void stream_begin(struct stream *s, size_t len);
+int stream_sink(const struct stream *s);	/* or -1: not now */
+void stream_moved(struct stream *s, size_t n);
+void stream_part(struct stream *s, const uint8_t *data, size_t len);
+bool stream_is_full(const struct stream *s);	/* its server does not keep up */
 bool stream_credit(struct stream *s, uint32_t bytes);
 bool stream_closed_by_peer(struct stream *s);
 /* ends it and tells the peer */

@@ -571,6 +571,53 @@ static void lost_step(struct port *p)
 	expect_hello(p);
 }
 
+/*
+ * A stream that ends meanwhile takes the rest of its frame with it: the Spice
+ * message says where the frame ends.
+ */
+bool session_begin(struct port *p, const uint8_t *head, size_t len)
+{
+	struct frame_header h;
+	struct stream *s;
+
+	p->direct = NULL;
+	if (p->gone || !p->known || !p->opened || p->state != PORT_UP ||
+	    !frame_rx_ahead(&p->rx, head, len, &h))
+		return false;
+	s = stream_find(p, h.stream);
+	if (!s || !stream_takes_pieces(s, h.length))
+		return false;
+	frame_rx_passed(&p->rx);
+	p->last_rx = now_ms();
+	stream_begin(s, h.length);
+	p->direct = s;
+	return true;
+}
+
+int session_sink(const struct port *p)
+{
+	return p->direct ? stream_sink(p->direct) : -1;
+}
+
+void session_moved(struct port *p, size_t n)
+{
+	p->last_rx = now_ms();
+	if (p->direct)
+		stream_moved(p->direct, n);
+}
+
+void session_part(struct port *p, const uint8_t *data, size_t len)
+{
+	p->last_rx = now_ms();
+	if (p->direct)
+		stream_part(p->direct, data, len);
+}
+
+bool session_hold(const struct port *p)
+{
+	return p->streams && !p->streams->next && stream_is_full(p->streams->data);
+}
+
 void session_input(struct port *p, const uint8_t *data, size_t len)
 {
 	struct frame_header h;

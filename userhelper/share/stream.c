@@ -117,6 +117,7 @@ static void end_io(struct stream *s)
 	s->fenced = false;
 	g_clear_pointer(&s->in, g_free);
 	s->in_len = s->in_cap = s->in_off = 0;
+	tap_flows(s->port);
 	s->starved = false;
 }
 
@@ -136,6 +137,8 @@ static void tell_closed(struct stream *s)
 static void forget(struct stream *s)
 {
 	s->port->streams = g_list_remove(s->port->streams, s);
+	if (s->port->direct == s)
+		s->port->direct = NULL;
 	s->port->share->windows -= s->window;
 	offers_sweep_later(s->port->share);
 	g_free(s->text);
@@ -473,31 +476,62 @@ static void pump_in(struct stream *s)
 	if (!s->in_len) {
 		g_clear_pointer(&s->in, g_free);
 		s->in_off = s->in_cap = 0;
+		tap_flows(s->port);
 		if (s->draining)
 			shutdown(s->fd, SHUT_WR);
 	}
 	arm(s);
 }
 
-bool stream_data(struct stream *s, const uint8_t *data, size_t len)
+void stream_part(struct stream *s, const uint8_t *data, size_t len)
 {
 	ssize_t n = 0;
 
-	if (!len || s->got_close || len > s->rx_credit)
-		return false;
-	s->rx_credit -= len;
 	if (s->fd < 0)
-		return true;	/* our CLOSE is on its way */
+		return;		/* our CLOSE is on its way */
 	if (!s->in_len)
 		n = give(s, data, len);
 	if (n < 0) {
 		server_gone(s);
-		return true;
+		return;
 	}
 	if (n < len)
 		keep(s, data + n, len - n);
 	arm(s);
+}
+
+bool stream_data(struct stream *s, const uint8_t *data, size_t len)
+{
+	if (!len || s->got_close || len > s->rx_credit)
+		return false;
+	s->rx_credit -= len;
+	stream_part(s, data, len);
 	return true;
+}
+
+bool stream_takes_pieces(const struct stream *s, size_t len)
+{
+	return len && !s->got_close && len <= s->rx_credit && s->fd >= 0 && !s->in_len;
+}
+
+void stream_begin(struct stream *s, size_t len)
+{
+	s->rx_credit -= len;
+}
+
+int stream_sink(const struct stream *s)
+{
+	return s->in_len ? -1 : s->fd;
+}
+
+bool stream_is_full(const struct stream *s)
+{
+	return s->in_len;
+}
+
+void stream_moved(struct stream *s, size_t n)
+{
+	taken(s, n);
 }
 
 /* ---- start */

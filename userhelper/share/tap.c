@@ -25,7 +25,10 @@ struct tap_source {
 	GSocket *socket;	/* the library's; compared, and kept from reuse */
 	gpointer tag[2];
 	bool released;
+	bool hold_over;		/* it was held up for too long: until that flows again */
 };
+
+#define HOLD_US	5000
 
 /* ---- what the tap tells */
 
@@ -74,12 +77,69 @@ static void on_tap_ended(void *opaque, const char *why)
 	tap_detach(t->port);
 }
 
+static bool on_tap_begin(void *opaque, const uint8_t *head, size_t len)
+{
+	return session_begin(((struct tap_source *)opaque)->port, head, len);
+}
+
+static int on_tap_sink(void *opaque)
+{
+	return session_sink(((struct tap_source *)opaque)->port);
+}
+
+static void on_tap_moved(void *opaque, size_t n)
+{
+	session_moved(((struct tap_source *)opaque)->port, n);
+}
+
+static void on_tap_part(void *opaque, const uint8_t *data, size_t len)
+{
+	session_part(((struct tap_source *)opaque)->port, data, len);
+}
+
+/*
+ * What a busy server does not take at once may for a moment lie with the kernel,
+ * instead of being copied to a buffer; not for longer, since pings are behind it.
+ */
+static bool on_tap_hold(void *opaque)
+{
+	struct tap_source *t = opaque;
+
+	if (t->hold_over || !session_hold(t->port))
+		return false;
+	g_source_set_ready_time(&t->source, g_get_monotonic_time() + HOLD_US);
+	return true;
+}
+
+static void hold_ends(struct tap_source *t, bool flows)
+{
+	t->hold_over = !flows;
+	g_source_set_ready_time(&t->source, -1);
+	tap_go_on(t->tap);
+}
+
+void tap_flows(struct port *p)
+{
+	if (p->tap)
+		hold_ends(p->tap, true);
+}
+
+static const struct tap_direct direct = {
+	.head = FRAME_HEADER_LEN,
+	.begin = on_tap_begin,
+	.sink = on_tap_sink,
+	.moved = on_tap_moved,
+	.part = on_tap_part,
+	.hold = on_tap_hold,
+};
+
 static const struct tap_ops ops = {
 	.data = on_tap_data,
 	.written = on_tap_written,
 	.watch = on_tap_watch,
 	.released = on_tap_released,
 	.ended = on_tap_ended,
+	.direct = &direct,
 };
 
 static void on_side(struct tap_source *t, enum tap_side side)
@@ -106,6 +166,9 @@ static gboolean on_io(GSource *source, GSourceFunc fn, gpointer data)
 	if (p->batch)
 		return G_SOURCE_CONTINUE;	/* a main loop within a handler */
 	port_batch_begin(p);
+	if (g_source_get_ready_time(source) >= 0 &&
+	    g_source_get_time(source) >= g_source_get_ready_time(source))
+		hold_ends(t, false);
 	on_side(t, TAP_NET);
 	on_side(t, TAP_LIB);
 	port_batch_end(p);
