@@ -33,6 +33,7 @@ static const struct key keys[] = {
 	KEY("tls-key", V_PATH, tls_key),
 	KEY("tls-ca", V_PATH, tls_ca),
 	KEY("insecure", V_BOOL, insecure),
+	KEY("busy-poll", V_BOOL, busy_poll),
 	KEY("client-force", V_BOOL, client_force),
 	KEY("client-change", V_BOOL, client_change),
 	KEY("client-insert", V_BOOL, client_insert),
@@ -62,6 +63,7 @@ void linkconf_init(struct linkconf *c, const char *name)
 {
 	memset(c, 0, sizeof(*c));
 	snprintf(c->name, sizeof(c->name), "%s", name);
+	c->busy_poll = true;
 	c->client_force = true;
 	c->client_change = true;
 	c->memory_max = 256;

@@ -35,6 +35,7 @@ struct linkconf {
 	char tls_ca[LINKCONF_PATH_MAX + 1];
 	char user[32 + 1];			/* empty: the default */
 	bool insecure;
+	bool busy_poll;				/* look for quick answers before sleeping */
 	bool client_force;			/* a client may eject by force */
 	bool client_change;			/* ... and put another medium in */
 	bool client_insert;			/* ... also where none was */

@@ -114,6 +114,8 @@ static void put_all(FILE *f, const struct linkconf *c)
 		linkconf_relay_put(f, c);
 	if (c->insecure)
 		put(f, "insecure", "yes");
+	if (!c->busy_poll)
+		put(f, "busy-poll", "no");
 	if (!c->client_force)
 		put(f, "client-force", "no");
 	if (!c->client_change)

@@ -8,6 +8,9 @@
 #include <unistd.h>
 
 #include "sock.h"
+#include "spin.h"
+
+#define EVENTS_MAX	32
 
 struct loop_watch {
 	struct loop_watch *next;	/* of all, or of the dead */
@@ -30,6 +33,7 @@ struct loop_timer {
 
 static int epfd = -1;
 static bool quit;
+static struct spin spin;
 static struct loop_watch *watches;
 static struct loop_watch *changed_watches;	/* epoll is told before it waits */
 static struct loop_watch *dead_watches;	/* freed when no event can name them */
@@ -38,8 +42,14 @@ static struct loop_task *tasks, **tasks_tail = &tasks;
 
 int loop_init(void)
 {
+	spin_init(&spin, true);
 	epfd = epoll_create1(EPOLL_CLOEXEC);
 	return epfd < 0 ? -errno : 0;
+}
+
+void loop_busy_poll(bool yes)
+{
+	spin_init(&spin, !yes);
 }
 
 void loop_quit(void)
@@ -212,8 +222,6 @@ static int next_timeout(void)
 	long long now = now_ms(), first = now + 60000;
 	struct loop_timer *t;
 
-	if (tasks)
-		return 0;
 	for (t = timers; t; t = t->next)
 		if (t->due && t->due < first)
 			first = t->due;
@@ -281,14 +289,43 @@ static void run_tasks(void)
 	loop_cancel(&mark);
 }
 
+static int look_for_events(struct epoll_event *ev)
+{
+	uint64_t end = spin_now() + SPIN_NS;
+	int n;
+
+	do {
+		n = epoll_wait(epfd, ev, EVENTS_MAX, 0);
+	} while (n == 0 && spin_now() < end);
+	spin_looked(&spin, n > 0, n == 1);
+	return n;
+}
+
+static int wait_for_events(struct epoll_event *ev)
+{
+	uint64_t from;
+	int n = 0;
+
+	if (tasks)
+		return epoll_wait(epfd, ev, EVENTS_MAX, 0);
+	if (spin_wanted(&spin))
+		n = look_for_events(ev);
+	if (n)
+		return n;
+	from = spin.off ? 0 : spin_now();
+	n = epoll_wait(epfd, ev, EVENTS_MAX, next_timeout());
+	spin_slept(&spin, spin.off ? 0 : spin_now() - from, n == 1);
+	return n;
+}
+
 void loop_run(void)
 {
-	struct epoll_event ev[32];
+	struct epoll_event ev[EVENTS_MAX];
 	int i, n;
 
 	apply_changes();
 	while (!quit) {
-		n = epoll_wait(epfd, ev, 32, next_timeout());
+		n = wait_for_events(ev);
 		for (i = 0; i < n; i++)
 			run_watch(ev[i].data.ptr, ev[i].events);
 		run_timers();

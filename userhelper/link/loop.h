@@ -46,6 +46,7 @@ void loop_defer(struct loop_task *t);
 void loop_cancel(struct loop_task *t);
 
 int loop_init(void);		/* -errno */
+void loop_busy_poll(bool yes);	/* spin.h; before the sandbox; no by default */
 void loop_run(void);		/* until loop_quit() */
 void loop_quit(void);
 

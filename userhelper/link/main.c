@@ -288,6 +288,7 @@ static int run(const char *name, bool sandbox)
 		log_err("cannot set up the event loop: %s", strerror(errno));
 		return 1;
 	}
+	loop_busy_poll(conf.file.busy_poll);
 	set_session_params();
 	if (linkconf_is_port(&conf.file, prefix)) {
 		ports = prefix;
