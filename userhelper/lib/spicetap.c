@@ -39,6 +39,7 @@ struct tap {
 	uint16_t type;
 
 	bool large;		/* the last message was: the next one's start is read alone */
+	bool ask;		/* begin() has not seen the one that goes on, and is to */
 	bool direct;		/* what is left goes past us, as far as it can */
 	bool held;		/* by its owner, who has enough for now */
 	int pipe[2];		/* empty between two events; -1: none was needed yet */
@@ -340,6 +341,7 @@ static bool begin_message(struct tap *t)
 	}
 	t->left = len;
 	t->large = t->type == MSG_DATA && len >= DIRECT_MIN && t->ops->direct;
+	t->ask = t->large;
 	if (t->type == MSG_DATA)
 		t->start += TAP_HEADER;
 	else
@@ -359,6 +361,7 @@ static bool take_data(struct tap *t)
 		return false;
 	t->start += n;
 	t->left -= n;
+	t->ask = false;
 	t->ops->data(t->opaque, t->in + t->start - n, n);
 	return true;
 }
@@ -371,8 +374,10 @@ static bool begin_direct(struct tap *t)
 {
 	const struct tap_direct *d = t->ops->direct;
 
-	if (!t->large || have(t) >= t->left || have(t) < d->head ||
-	    !d->begin(t->opaque, t->in + t->start, t->left))
+	if (!t->ask || have(t) >= t->left || have(t) < d->head)
+		return false;
+	t->ask = false;
+	if (!d->begin(t->opaque, t->in + t->start, t->left))
 		return false;
 	t->start += d->head;
 	t->left -= d->head;
@@ -420,7 +425,9 @@ static bool take(struct tap *t)
 		return take_part(t);
 	if (t->type != MSG_DATA || t->relay)
 		return take_other(t);
-	return begin_direct(t) || take_data(t);
+	if (begin_direct(t))
+		return true;
+	return !t->over && take_data(t);	/* begin() may have ended it */
 }
 
 /* How much to read: what must not be moved to the front afterwards, if that is known. */
@@ -432,7 +439,7 @@ static size_t wanted(const struct tap *t)
 		n = t->left;
 	else if (t->large && !t->left && have(t) < TAP_HEADER + head)
 		n = TAP_HEADER + head - have(t);
-	else if (t->large && have(t) < head && head < t->left)
+	else if (t->ask && have(t) < head && head < t->left)
 		n = head - have(t);
 	else if (t->left > have(t))
 		/* No further than the next message's headers. */
@@ -499,8 +506,11 @@ static bool have_pipe(struct tap *t)
 	return true;
 }
 
-/* As fill(), past this process's memory. */
-static bool move(struct tap *t)
+/*
+ * As fill(), past this process's memory. Where there must be something (@ready) and
+ * is not, it is behind an urgent byte, which splice() does not pass but recv() does.
+ */
+static bool move(struct tap *t, bool ready)
 {
 	int to = t->ops->direct->sink(t->opaque);
 	ssize_t n, m, sum;
@@ -509,7 +519,7 @@ static bool move(struct tap *t)
 		return fill(t);
 	n = splice(t->fd[TAP_NET], NULL, t->pipe[1], NULL, t->left, SPLICE_F_NONBLOCK);
 	if (n < 0 && would_block())
-		return false;
+		return ready && fill(t);
 	if (n < 0 && errno == EINVAL)
 		return fill(t);		/* not of a kind that can */
 	if (n <= 0) {
@@ -549,7 +559,7 @@ static void set_lowat(struct tap *t)
 
 static bool hold(struct tap *t)
 {
-	t->held = t->ops->direct && t->ops->direct->hold(t->opaque);
+	t->held = !t->over && t->ops->direct && t->ops->direct->hold(t->opaque);
 	return t->held;
 }
 
@@ -570,7 +580,7 @@ static void from_net(struct tap *t)
 			;
 		if (t->over || t->dead || t->end - t->start == IN_SIZE)
 			return;
-		more = t->direct ? move(t) : fill(t);
+		more = t->direct ? move(t, i == 0) : fill(t);
 	}
 	while (take(t))
 		;
