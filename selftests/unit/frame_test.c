@@ -1036,6 +1036,104 @@ static void test_strings(void)
 	CHECK(!strcmp(frame_code_str(FRAME_ERR_SHUTDOWN), "shut down"));
 }
 
+/* ---- a frame that goes by ---- */
+
+/* A receiver after a hello, and a line with one more frame at @at. */
+static struct line *before_data(size_t *at, uint32_t length)
+{
+	struct line *l = new_line();
+
+	say_hello(l, 77);
+	*at = l->n;
+	say_data(l, 3, length, 1);
+	start(&rx, &got, 0);
+	hear(&rx, &got, l->b, *at);
+	return l;
+}
+
+static void test_ahead(void)
+{
+	static const uint32_t lengths[] = { 0, 1, 20000, FRAME_PAYLOAD_MAX };
+	struct frame_header h;
+	struct line *l;
+	size_t at;
+
+	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+		l = before_data(&at, lengths[i]);
+		CHECK(frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + lengths[i], &h));
+		CHECK(h.type == FRAME_DATA && h.stream == 3 && h.length == lengths[i]);
+		frame_rx_passed(&rx);
+		/* the same once more is not the next one */
+		CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + lengths[i], &h));
+		at = l->n;
+		say_ping(l, 5);
+		say_data(l, 3, 9, 4);
+		hear(&rx, &got, l->b + at, l->n - at);
+		CHECK(!strcmp(got.what, "FFF") && got.hdr[1].type == FRAME_PING);
+		free(l);
+	}
+}
+
+/* Nothing changes where it is refused: the frame can then be fed. */
+static void test_not_ahead(void)
+{
+	struct frame_header h;
+	struct line *l;
+	size_t at;
+
+	l = before_data(&at, 100);
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 99, &h));
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 101, &h));
+	CHECK(!frame_rx_ahead(&rx, l->b + at, 100, &h) && !frame_rx_ahead(&rx, l->b + at, 0, &h));
+	for (size_t bit = 0; bit < 8 * FRAME_HEADER_LEN; bit++) {
+		size_t byte = bit / 8;
+		/* All other flags, and the stream, are for others to judge. */
+		bool may = (byte >= 6 && byte < 12) &&
+			   !(byte == 6 && 1 << bit % 8 == FRAME_FLAG_CHECKED);
+
+		l->b[at + byte] ^= 1 << bit % 8;
+		CHECK(frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 100, &h) == may);
+		l->b[at + byte] ^= 1 << bit % 8;
+	}
+	/* a length that no frame has, and one that wraps around */
+	memset(l->b + at + 12, 0xff, 4);
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + (size_t)0xffffffff, &h));
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN - 1, &h));
+	l->n = at;
+	l->tx.seq = 1;
+	say_data(l, 3, 100, 1);
+	/* bytes that came before it */
+	hear(&rx, &got, l->b + at, 1);
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 100, &h));
+	hear(&rx, &got, l->b + at + 1, l->n - at - 1);
+	CHECK(!strcmp(got.what, "FF"));
+	free(l);
+
+	/* a session with checks, whether this frame says so or not */
+	l = before_data(&at, 100);
+	rx.checked = true;
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 100, &h));
+	rx.checked = false;
+	CHECK(frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 100, &h));
+	free(l);
+
+	/* out of step, from the start and after a gap */
+	l = before_data(&at, 100);
+	start(&rx, &got, 0);
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 100, &h));
+	hear(&rx, &got, l->b, at);
+	l->tx.seq++;
+	at = l->n;
+	say_ping(l, 1);
+	hear(&rx, &got, l->b + at, l->n - at);
+	CHECK(count(&got, 'L') == 1);
+	at = l->n;
+	l->tx.seq = rx.seq;
+	say_data(l, 3, 100, 1);
+	CHECK(!frame_rx_ahead(&rx, l->b + at, FRAME_HEADER_LEN + 100, &h));
+	free(l);
+}
+
 static const struct {
 	void (*run)(void);
 	const char *what;
@@ -1051,6 +1149,8 @@ static const struct {
 	{ test_checked, "checked frames of every awkward size" },
 	{ test_what_is_not_checked, "what is not checked" },
 	{ test_check_demanded, "a check is there where it is agreed on, and nowhere else" },
+	{ test_ahead, "a frame of data may go by" },
+	{ test_not_ahead, "what may not go by" },
 	{ test_checked_bits, "every bit of a checked frame inverted" },
 	{ test_checked_gaps, "lost bytes anywhere in checked frames" },
 	{ test_rest_of_frame, "a rest of nothing ends a frame that lost its own" },

@@ -66,7 +66,7 @@ static void test_defaults(void)
 	CHECK(parse("address=unix:/s", &c) == 0);
 	CHECK(!strcmp(c.name, "t") && !strcmp(linkconf_is_unix(&c), "/s"));
 	CHECK(c.memory_max == 256 && c.socket_mode == 0600 && !c.insecure);
-	CHECK(c.client_force && c.client_change && !c.client_insert);
+	CHECK(c.client_force && c.client_change && !c.client_insert && c.busy_poll);
 	CHECK(c.ping_interval == 5000 && c.ping_timeout == 15000 && c.hello_timeout == 10000);
 	CHECK(!c.password_file[0] && !c.tls_cert[0] && !c.tls_key[0] && !c.tls_ca[0] && !c.user[0]);
 }
@@ -104,6 +104,15 @@ static void test_relay(void)
 	CHECK(!strcmp(c.relay_user, "qemu") && !linkconf_relays_port(&c, 1));
 	CHECK(linkconf_relays_port(&c, 0) && linkconf_relays_port(&c, 2) &&
 	      linkconf_relays_port(&c, 3) && linkconf_relays_port(&c, 255));
+}
+
+static void test_busy_poll(void)
+{
+	struct linkconf c;
+
+	CHECK(parse("address=unix:/s\nbusy-poll=no", &c) == 0 && !c.busy_poll);
+	CHECK(parse("address=unix:/s\nbusy-poll=yes", &c) == 0 && c.busy_poll);
+	CHECK(parse("address=unix:/s\nbusy-poll=100", &c) < 0);
 }
 
 static void test_all_keys(void)
@@ -255,6 +264,13 @@ static void test_save_and_load(void)
 	CHECK(linkconf_save(&c, err, sizeof(err)) == 0 && linkconf_load("t", &d, err, sizeof(err)) == 0);
 	CHECK(!strcmp(d.relay, "listen:/v") && !strcmp(d.relay_user, "q") &&
 	      !memcmp(c.relay_ports, d.relay_ports, sizeof(c.relay_ports)));
+	CHECK(d.busy_poll);
+	c.busy_poll = false;
+	CHECK(linkconf_save(&c, err, sizeof(err)) == 0 && linkconf_load("t", &d, err, sizeof(err)) == 0);
+	CHECK(!d.busy_poll);
+	c.busy_poll = true;
+	CHECK(linkconf_save(&c, err, sizeof(err)) == 0 && linkconf_load("t", &d, err, sizeof(err)) == 0);
+	CHECK(d.busy_poll);
 	strcpy(c.user, "u\ninsecure=yes");
 	CHECK(linkconf_save(&c, err, sizeof(err)) == -EINVAL);
 	strcpy(c.name, "other");
@@ -389,6 +405,7 @@ static const struct {
 } tests[] = {
 	{ test_defaults, "defaults" },
 	{ test_all_keys, "every key" },
+	{ test_busy_poll, "looking for quick answers" },
 	{ test_ports, "ports of a virtual machine" },
 	{ test_relay, "a relay for a guest" },
 	{ test_wrong, "wrong lines, values and combinations" },
