@@ -3,7 +3,8 @@
  * A whole spicebd-link between three strangers: a share at the other end of
  * ports, a daemon on the private socket, and an opener that hands it the ports.
  * The real sessions, streams, event loop and virtio-serial code run; only the
- * opener's process, the clock and the random numbers are the script's.
+ * opener's process, the clock and the random numbers are the script's. Some frames
+ * come by pieces, as from a tap in a Spice connection.
  *
  * What must hold: whatever comes, the link writes whole frames, numbered without
  * a gap, sends no more data than credit was given for, tells the daemon only
@@ -364,7 +365,61 @@ static struct frame_tx as_sender(const struct peer_port *p)
 	return tx;
 }
 
-static void share_frame(struct script *s, struct peer_port *p, bool bend)
+static void stream_io(struct script *s);
+static void daemon_say(struct script *s);
+
+/* What a tap does with a frame that it says is @len bytes long. */
+static void share_by_pieces(struct script *s, struct peer_port *p, uint8_t *b, size_t len)
+{
+	struct session *e;
+	unsigned int how = take8(s);
+	size_t said = how % 8 ? len : len + (how >> 3) - 16, n;
+	ssize_t r;
+	int fd;
+
+	settle();	/* what came before has been heard */
+	e = virtio_transport.session(p - peers);
+	if (!e || p->fd < 0 || !session_begin(e, b, said)) {
+		share_send(p, b, len);
+		return;
+	}
+	must((b[4] | b[5] << 8) == FRAME_DATA && said == len && said > FRAME_HEADER_LEN);
+	must(session_is_up(e));
+	for (size_t at = FRAME_HEADER_LEN; at < len; at += n) {
+		how = take8(s);
+		n = s->left ? 1 + (how >> 2) * 512 : len;
+		n = n < len - at ? n : len - at;
+		if (how % 4 == 3 && s->left) {
+			if (how & 64)
+				stream_io(s);
+			else
+				daemon_say(s);
+			if (how & 128)
+				fuzz_now += 5;
+			settle();
+			/* The port may be gone, and another one there. */
+			if (virtio_transport.session(p - peers) != e)
+				return;
+		}
+		fd = session_sink(e);
+		r = how % 4 && fd >= 0 ? send(fd, b + at, n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+		if (r > 0)
+			session_moved(e, r);
+		r = r < 0 ? 0 : r;
+		if ((size_t)r < n)
+			session_part(e, b + at + r, n - r);
+		/* It is over after a moment, whatever the daemon does. */
+		if (!session_hold(e))
+			continue;
+		fuzz_now += 5;
+		settle();
+		if (virtio_transport.session(p - peers) != e)
+			return;
+		must(!session_hold(e));
+	}
+}
+
+static void share_frame(struct script *s, struct peer_port *p, bool bend, bool by_pieces)
 {
 	static uint8_t b[FRAME_MAX];
 	struct frame_tx tx = as_sender(p);
@@ -387,7 +442,10 @@ static void share_frame(struct script *s, struct peer_port *p, bool bend)
 	}
 	note_credit(p, type, stream, b + FRAME_HEADER_LEN, want);
 	p->seq = tx.seq;
-	share_send(p, b, len);
+	if (by_pieces)
+		share_by_pieces(s, p, b, len);
+	else
+		share_send(p, b, len);
 }
 
 static void share_hello(struct script *s, struct peer_port *p)
@@ -485,10 +543,10 @@ static void step(struct script *s)
 		break;
 	case 5:
 	case 6:
-		share_frame(s, p, false);
+		share_frame(s, p, false, op & 16);
 		break;
 	case 7:
-		share_frame(s, p, true);
+		share_frame(s, p, true, op & 16);
 		break;
 	case 8:
 		share_raw(s, p);

@@ -2,7 +2,8 @@
 /*
  * A spicebd-share's sessions, streams, offers and requests before a hostile link.
  * In place of Spice channels there are ports that hand on what the script says
- * and complete writes when it says so; in place of nbdkits, socket pairs whose
+ * and complete writes when it says so, some frames by pieces, as a tap does; in
+ * place of nbdkits, socket pairs whose
  * other ends are the script's, and which are reaped when it says so.
  *
  * What must hold: a hello is answered only when every server of the port's older
@@ -37,6 +38,7 @@ struct side {			/* the link's end of a port */
 	uint32_t epoch, seq, in_epoch, in_seq;
 	struct frame_tx checks;	/* only what it says of them */
 	bool tracked, refused;
+	bool held, flowed;	/* the session was full; tap_flows() came since */
 	int64_t credit[IDS];
 	unsigned int session;	/* hellos sent */
 	GQueue sent;		/* txbufs not completed yet */
@@ -374,6 +376,22 @@ bool port_send_small(struct port *p, const uint8_t *frame, size_t len)
 	return true;
 }
 
+void tap_flows(struct port *p)
+{
+	side_of(p->drive)->flowed = true;
+}
+
+/* What holds up a port is told when that is over, or it would be for longer. */
+static void check_hold(struct side *d)
+{
+	bool held = session_hold(d->port);
+
+	must(!d->held || held || d->flowed || (d->port->streams && d->port->streams->next));
+	if (held && !d->held)
+		d->flowed = false;
+	d->held = held;
+}
+
 void port_attach(struct spicebd_share *s, unsigned int site, SpiceChannel *channel)
 {
 }
@@ -456,7 +474,48 @@ static void say(struct side *d, const uint8_t *b, size_t len)
 	g_free(copy);
 }
 
-static void say_frame(struct script *s, struct side *d, bool bend)
+static void serve(struct script *s);
+static void reap(unsigned int n);
+
+/* What a tap does with a frame that it says is @len bytes long. */
+static void say_by_pieces(struct script *s, struct side *d, uint8_t *b, size_t len)
+{
+	unsigned int how = take8(s);
+	size_t said = how % 8 ? len : len + (how >> 3) - 16, n;
+	ssize_t r;
+	int fd;
+
+	if (!d->port->opened || !session_begin(d->port, b, said)) {
+		say(d, b, len);
+		return;
+	}
+	must((b[4] | b[5] << 8) == FRAME_DATA && said == len && said > FRAME_HEADER_LEN);
+	must(!d->port->rx.have && !d->port->rx.checked && d->port->state == PORT_UP);
+	for (size_t at = FRAME_HEADER_LEN; at < len; at += n) {
+		how = take8(s);
+		n = s->left ? 1 + (how >> 2) * 512 : len;
+		n = MIN(n, len - at);
+		if (how % 4 == 3 && s->left) {
+			if (how & 64)
+				serve(s);
+			else
+				user(s);
+			if (how & 128)
+				reap(1000);
+			settle();
+		}
+		fd = session_sink(d->port);
+		r = how % 4 && fd >= 0 ? send(fd, b + at, n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+		if (r > 0)
+			session_moved(d->port, r);
+		r = MAX(r, 0);
+		if ((size_t)r < n)
+			session_part(d->port, b + at + r, n - r);
+		check_hold(d);
+	}
+}
+
+static void say_frame(struct script *s, struct side *d, bool bend, bool by_pieces)
 {
 	static uint8_t b[FRAME_MAX];
 	struct frame_tx tx = d->checks;
@@ -483,7 +542,10 @@ static void say_frame(struct script *s, struct side *d, bool bend)
 		d->tracked = false;
 	}
 	d->seq = tx.seq;
-	say(d, b, len);
+	if (by_pieces)
+		say_by_pieces(s, d, b, len);
+	else
+		say(d, b, len);
 }
 
 static void say_hello(struct script *s, struct side *d)
@@ -601,10 +663,10 @@ static void step(struct script *s)
 	case 1:
 	case 2:
 	case 3:
-		say_frame(s, d, false);
+		say_frame(s, d, false, false);
 		break;
 	case 4:
-		say_frame(s, d, true);
+		say_frame(s, d, true, false);
 		break;
 	case 5:
 		say_raw(s, d);
@@ -628,12 +690,20 @@ static void step(struct script *s)
 	case 12:
 		port_opens(d, take8(s) & 1);
 		break;
+	case 14:
+		say_frame(s, d, false, true);
+		break;
+	case 15:
+		say_frame(s, d, op & 32, true);
+		break;
 	default:
 		complete(d, 1000);
 		reap(1000);
 	}
 	if (!(op & 64))
 		settle();
+	for (unsigned int i = 0; i < PORTS; i++)
+		check_hold(&sides[i]);
 	for (unsigned int i = 0; i < PORTS; i++)
 		must(sides[i].port->control_out <= SHARE_CONTROL_MAX);
 	must(share.windows <= SHARE_WINDOWS + PORTS * 64 * SHARE_WINDOW_MIN);
