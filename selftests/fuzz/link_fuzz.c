@@ -432,6 +432,8 @@ static void share_frame(struct script *s, struct peer_port *p, bool bend, bool b
 		type = 0x8000 | type;
 	/* Long ones are cheap to write down. */
 	n = want = want < 200 ? want : (want - 199) * 1000;
+	if (by_pieces && want > 200)
+		n = 0;		/* the script says how they come */
 	payload = take_bytes(s, &n);
 	memset(b + FRAME_HEADER_LEN, 'x', want);
 	memcpy(b + FRAME_HEADER_LEN, payload, n);

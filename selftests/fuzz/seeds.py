@@ -164,6 +164,14 @@ def link():
     yield up + link_frame(0xf1, b"later") + link_frame(77) + u8(11) + u16(999)
     yield u8(0) + say(0, 0) + u8(4, 16) + u8(9, 2) + u8(15) + u8(12) + u16(1100) + u8(4, 6 + 32) + \
         u8(4, 7) + u8(4, 0)
+    # large frames by pieces: moved, given, with a daemon that reads, leaves, asks
+    large = u8(5 + 16, DATA, 1, 254)
+    for piece in (1, 2 + 40, 4, 1 + 80):
+        yield up + link_stream() + (large + u8(1) + u8(piece) * 60) * 4 + carry
+        yield up + link_stream() + large + u8(1) + u8(1, 41, 3 + 64 + 40) + u8(13, 0) + u16(9999) + \
+            u8(piece, 67, 128) + u16(0) + u8(piece) * 40 + link_frame(CLOSE, u32(0), 1) + carry
+    yield up + link_stream() + large + u8(0) + large + u8(1, 1, 3, 4, 0, 0, 0, 0, 0) + u8(1) * 40
+    yield up + link_stream() + link_stream(0, 2) + (large + u8(1) + u8(81) * 20) * 9
     for n in (0, 1, 2, 17):
         yield up + u8(3, n, 1) + u16(512) + u8(8) + u32(66, 0) + u8(0) + u8(14)
 
@@ -206,6 +214,16 @@ def share():
     yield hello + share_frame(CREDIT, u32(0), 9) + (u8(0, 2) + share_frame(DATA, b"x", 9)) * 6
     yield hello + opened + u8(1, DATA, 1, 255, 0) * 6 + u8(7, 1, 0) + u16(65535)
     yield u8(11) + u16(2100) + (u8(11) + u16(1100)) * 12 + hello
+    # large frames by pieces: moved, given, with a server that reads, ends, dies
+    rw = share_frame(OPEN, u32(2, 4096), 2) + u8(7, 0, 0) + u16(18)
+    large = u8(14, DATA, 2, 254)
+    for piece in (1, 2 + 40, 4, 1 + 80):
+        yield hello + rw + (large + u8(1) + u8(piece) * 60) * 6 + u8(7, 1, 0) + u16(65535)
+        for server in (1, 2, 3):
+            yield hello + rw + large + u8(1) + u8(piece, 67, server, 0) + u16(9000) + u8(piece) * 60 + \
+                share_frame(CLOSE, u32(0), 2) + done
+    yield hello + rw + large + u8(0) + u8(14 + 32, DATA, 2, 254, 9, 1, 1) + done + hello + rw
+    yield hello + rw + opened + (large + u8(1) + u8(81) * 20) * 9
     yield hello + share_frame(0xf3, b"later") + share_frame(MOVE) + u8(5, 24) + \
         frame_bytes(DATA, 1, 2) + u8(0, 2)
 

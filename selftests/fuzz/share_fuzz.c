@@ -529,6 +529,8 @@ static void say_frame(struct script *s, struct side *d, bool bend, bool by_piece
 	if (type >= 0xf0)
 		type = 0x8000 | type;
 	n = want = want < 200 ? want : (want - 199) * 1000;
+	if (by_pieces && want > 200)
+		n = 0;		/* the script says how they come */
 	payload = take_bytes(s, &n);
 	memset(b + FRAME_HEADER_LEN, 'x', want);
 	memcpy(b + FRAME_HEADER_LEN, payload, n);
@@ -691,9 +693,6 @@ static void step(struct script *s)
 		port_opens(d, take8(s) & 1);
 		break;
 	case 14:
-		say_frame(s, d, false, true);
-		break;
-	case 15:
 		say_frame(s, d, op & 32, true);
 		break;
 	default:
