@@ -78,18 +78,21 @@ def spicetap():
     yield u8(0) + tap_message(20, 4, 1 << 21) + u8(25)
     yield u8(0) + tap_message(18, 102, 10) + talk
     # large ones past the tap: begun in pieces, refused, held, into a sink that is full or gone
-    begun = tap_message(2, 101, 50) + u8(16, 30, 0) + b"\x65\0" + u32(60000) + bytes(24)
-    rest = tap_message(16 + 2, 3, 59976) + tap_message(16 + 2, 101, 40000) + tap_message(18, 101, 9)
+    write, body, end, steer, far, turn = 24, 26, 20, 21, 22, 23  # each with its events after it
+    begun = tap_message(2, 101, 50) + u8(write, 30, 0) + b"\x65\0" + u32(60000) + bytes(24)
+    rest = tap_message(body, 3, 59970) + tap_message(body, 101, 40000) + tap_message(body, 101, 9)
     for how in (2, 3, 6):
-        yield u8(how) + (begun + rest) * 3 + u8(16 + 10, 255) + talk
-        for steer in (1, 2, 4, 8):
-            yield u8(how) + begun + u8(16 + 9, steer) + rest + u8(16 + 9, 0) + (begun + rest) * 3
-            yield u8(how) + u8(9, steer) + (begun + rest) * 2 + u8(16 + 9, 8) + (begun + rest) * 2
-        yield u8(how) + begun + u8(16 + 11) + u8(10, 20) + rest + u8(16 + 10, 128) + (begun + rest) * 2
-        for n in range(1, 9):
-            yield u8(how + 64, n) + begun + u8(16 + 11) + rest + begun + rest
-        yield u8(how) + begun + u8(16 + 11) + tap_message(18, 3, 20000) + u8(16 + 8)
-        yield u8(how) + begun + rest + tap_message(18, 1, 4) + talk
+        yield u8(how) + (begun + rest) * 3 + u8(far, 255) + talk
+        for c in (1, 2, 4, 8):
+            yield u8(how) + begun + u8(steer, c) + rest + u8(steer, 0) + (begun + rest) * 3
+            yield u8(how) + u8(9, c) + (begun + rest) * 2 + u8(steer, 8) + (begun + rest) * 2
+        yield u8(how) + begun + tap_message(body, 3, 20000) + u8(far, 20) + u8(far, 128) + (begun + rest) * 2
+        for n in range(1, 17):
+            yield u8(how + 64, n) + begun + u8(turn) + rest + begun + rest
+        yield u8(how) + begun + u8(turn) + tap_message(body, 3, 20000) + u8(end)
+        yield u8(how) + begun + rest + tap_message(body, 1, 4) + talk
+    yield u8(2) + u8(9, 1) + (u8(write, 30, 0) + b"\x65\0" + u32(200000) + bytes(24) +
+                              tap_message(body, 3, 60000) * 3)
 
 
 def nbd_simple(cookie, error=0, data=b""):
