@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -294,9 +295,9 @@ static int look_for_events(struct epoll_event *ev)
 	uint64_t end = spin_now() + SPIN_NS;
 	int n;
 
-	do {
-		n = epoll_wait(epfd, ev, EVENTS_MAX, 0);
-	} while (n == 0 && spin_now() < end);
+	/* Whoever is to bring the event may have been put on this very processor. */
+	while ((n = epoll_wait(epfd, ev, EVENTS_MAX, 0)) == 0 && spin_now() < end)
+		sched_yield();
 	spin_looked(&spin, n > 0, n == 1);
 	return n;
 }
