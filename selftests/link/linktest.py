@@ -376,7 +376,7 @@ def portclient():
 def built(name, *packages):
     """Build a program of the tests once per source, shared by all of them."""
     src = os.path.join(TOP, f"selftests/link/{name}.c")
-    out = os.path.join(TOP, f"build/tests/{name}")
+    out = os.path.join(TOP, "build/tests", os.path.basename(name))
     os.makedirs(os.path.dirname(out), exist_ok=True)
     if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(src):
         flags = subprocess.check_output(["pkg-config", "--cflags", "--libs", *packages],
