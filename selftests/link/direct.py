@@ -57,7 +57,7 @@ class RealShare:
 class Rig:
     """A link, a share that serves a file, and the daemon."""
 
-    def __init__(self, conf=PINGS, seed=3):
+    def __init__(self, conf=PINGS, seed=3, proxy=None):
         self.stack = contextlib.ExitStack()
         self.file = self.stack.enter_context(t.pattern_file(SIZE, seed))
         with open(self.file.name, "rb") as f:
@@ -65,8 +65,10 @@ class Rig:
         self.link = self.stack.enter_context(t.Link(conf, tcp=True, password="x"))
         self.d = self.link.daemon()
         self.d.send(t.ADD_PORT, 0)
+        self.proxy = proxy and Proxy(self.link.port, proxy)
+        uri = f"spice://127.0.0.1:{self.proxy.port}" if proxy else None
         self.share = self.stack.enter_context(RealShare(self.link, "--read-write",
-                                                        self.file.name))
+                                                        self.file.name, uri=uri))
         self.offer = self.d.expect(t.OFFER).offer
         self.d.expect(t.OFFERS_END)
         self.tag = 0
@@ -508,11 +510,12 @@ def hostile():
 
 
 class Proxy:
-    """Between a share and its link; once armed, it puts an urgent byte into what the
-    share says, in the middle of a large message."""
+    """Between a share and its link; once armed, it stops in the middle of a large
+    message of the share for act(), which gets the link's socket."""
 
-    def __init__(self, port):
-        self.to, self.armed, self.said = ("127.0.0.1", port), threading.Event(), threading.Event()
+    def __init__(self, port, act):
+        self.to, self.act = ("127.0.0.1", port), act
+        self.armed = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -527,11 +530,11 @@ class Proxy:
     def pump(self, a, b, up):
         with contextlib.suppress(OSError):
             while data := a.recv(20000):
-                if up and len(data) == 20000 and self.armed.is_set() and not self.said.is_set():
+                if up and len(data) == 20000 and self.armed.is_set():
+                    self.armed.clear()
                     b.sendall(data[:10000])
                     time.sleep(0.05)	# it is being moved
-                    b.send(b"!", socket.MSG_OOB)
-                    self.said.set()
+                    self.act(b)
                     data = data[10000:]
                 b.sendall(data)
         for s in (a, b):
@@ -539,26 +542,57 @@ class Proxy:
                 s.shutdown(socket.SHUT_RDWR)
 
 
+@contextlib.contextmanager
+def behind_proxy(act):
+    with Rig("ping-timeout=60", proxy=act) as rig:
+        h = rig.open()
+        assert at_depth(h, rig.data, False)
+        yield rig, h
+
+
 def urgent():
-    with contextlib.ExitStack() as stack:
-        f = stack.enter_context(t.pattern_file(SIZE, 1))
-        link = stack.enter_context(t.Link("ping-timeout=60", tcp=True, password="x"))
-        d = link.daemon()
-        d.send(t.ADD_PORT, 0)
-        proxy = Proxy(link.port)
-        stack.enter_context(RealShare(link, f.name, uri=f"spice://127.0.0.1:{proxy.port}"))
-        offer = d.expect(t.OFFER).offer
-        d.expect(t.OFFERS_END)
-        h = t.nbd_on(d.open(0, offer).fd)
-        reads = Reads(h, 1 << 20)
-        reads.more(4)
-        proxy.armed.set()
+    said = threading.Event()
+
+    def say(sock):
+        sock.send(b"!", socket.MSG_OOB)
+        said.set()
+
+    with behind_proxy(say) as (rig, h):
+        Reads(h, 1 << 20).more(4)
+        rig.proxy.armed.set()
         threading.Thread(target=ends, args=(h,), daemon=True).start()
-        t.ok(proxy.said.wait(20), "an urgent byte comes in the middle of a frame")
-        used = cpu(link.proc.pid)
-        d.nothing(t.PORT_DOWN, seconds=3)
-        used = cpu(link.proc.pid) - used
+        t.ok(said.wait(20), "an urgent byte comes in the middle of a frame")
+        used = cpu(rig.link.proc.pid)
+        rig.d.nothing(t.PORT_DOWN, seconds=3)
+        used = cpu(rig.link.proc.pid) - used
         t.ok(used < 1, f"the link does not look for it all the time ({used:.2f} s of 3)")
+
+
+def reset():
+    """The daemon resets the port while the rest of a frame is still on its way."""
+    over = threading.Semaphore(0)
+    box = []
+
+    def again(_):
+        box[0].d.send(t.RESET_PORT, 0)
+        box[0].d.expect(t.PORT_DOWN, timeout=20)
+        over.release()
+
+    with behind_proxy(again) as (rig, h):
+        box.append(rig)
+        right = True
+        for _ in range(6):
+            reads = Reads(h, 1 << 20)
+            reads.more(8)
+            rig.proxy.armed.set()
+            right = ends(h) and over.acquire(timeout=20) and right
+            rig.offer = rig.d.expect(t.OFFER).offer
+            rig.d.expect(t.OFFERS_END)
+            h = rig.open()
+        t.ok(right, "6 resets in the middle of a frame: the streams end")
+        t.ok(at_depth(h, rig.data, False) and rig.stays(), "the next session works")
+        with open(rig.share.log.name, encoding="utf-8") as f:
+            t.ok("the session is closed" not in f.read(), "nothing of the old one was in it")
 
 
 # ---- one request at a time
@@ -603,7 +637,7 @@ def busy_poll():
 
 
 PARTS = {f.__name__: f for f in (plain, stuck_daemon, flood, stopped_server, closed_often, cut,
-                                 hostile, urgent, busy_poll)}
+                                 hostile, urgent, reset, busy_poll)}
 PARTS["killed_read"] = lambda: killed_server(False)
 PARTS["killed_write"] = lambda: killed_server(True)
 
