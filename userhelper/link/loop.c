@@ -295,10 +295,13 @@ static int look_for_events(struct epoll_event *ev)
 	uint64_t end = spin_now() + SPIN_NS;
 	int n;
 
-	/* Whoever is to bring the event may have been put on this very processor. */
+	/*
+	 * Whoever is to bring the event may have been put on this very processor. If
+	 * it is somebody else who takes it, the look ends late, and was in vain.
+	 */
 	while ((n = epoll_wait(epfd, ev, EVENTS_MAX, 0)) == 0 && spin_now() < end)
 		sched_yield();
-	spin_looked(&spin, n > 0, n == 1);
+	spin_looked(&spin, n > 0 && spin_now() < end, n == 1);
 	return n;
 }
 
