@@ -189,7 +189,8 @@ def plain():
         h = rig.open()
         link, share = rig.link.proc.pid, rig.share.proc.pid
         before = pipes(link), pipes(share)
-        t.ok(at_depth(h, rig.data, False), "64 KiB to 1 MiB read, several at once: the data is right")
+        t.ok(at_depth(h, rig.data, False),
+             "64 KiB to 1 MiB read, several at once: the data is right")
         t.ok(pipes(link) == before[0] + 2 and pipes(share) == before[1],
              "the link has a pipe for it, the share still has none")
         rig.data[:32 << 20] = random.Random(8).randbytes(32 << 20)
@@ -312,7 +313,8 @@ def killed_server(write):
             told += ends(h)
             mine.more(4)
             right = mine.finish(rig.data) and right
-        t.ok(told == 6, f"nbdkit is killed in the middle of a large {what}, 6 times: its stream ends")
+        t.ok(told == 6,
+             f"nbdkit is killed in the middle of a large {what}, 6 times: its stream ends")
         t.ok(right and rig.stays(), "another stream and the session stay")
         t.ok(at_depth(rig.open(), rig.data, False), "the next one works")
         t.ok(written(rig), "and nothing is in the file that was not written")
@@ -622,7 +624,7 @@ def switches(conf):
 
 def busy_poll():
     if len(os.sched_getaffinity(0)) < 2:
-        t.diag("one processor: what busy-poll= does is not seen here")
+        t.ok(True, "busy-poll= # SKIP it is without effect with one processor")
         return
     quiet = "ping-interval=60\nping-timeout=120"
     never, _ = switches(f"{quiet}\nbusy-poll=no")
