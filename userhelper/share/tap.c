@@ -163,8 +163,11 @@ static gboolean on_io(GSource *source, GSourceFunc fn, gpointer data)
 	struct tap_source *t = (struct tap_source *)source;
 	struct port *p = t->port;
 
-	if (p->batch)
-		return G_SOURCE_CONTINUE;	/* a main loop within a handler */
+	if (p->batch) {		/* a main loop within a handler */
+		if (g_source_get_ready_time(source) >= 0)
+			g_source_set_ready_time(source, g_source_get_time(source) + HOLD_US);
+		return G_SOURCE_CONTINUE;
+	}
 	port_batch_begin(p);
 	if (g_source_get_ready_time(source) >= 0 &&
 	    g_source_get_time(source) >= g_source_get_ready_time(source))
