@@ -16,8 +16,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SPIN_NS		100000u	/* a look is as long as that */
-#define SPIN_SLEEP_NS	200000u	/* a short sleep: an event within SPIN_NS, and the waking */
+#define SPIN_NS		200000u	/* a look is as long as that */
+#define SPIN_SLEEP_NS	300000u	/* a short sleep: an event within SPIN_NS, and the waking */
 #define SPIN_ROW_MIN	16u
 #define SPIN_ROW_MAX	1024u
 #define SPIN_FORGIVE	8u	/* looks with success that make up for one in vain */
