@@ -31,6 +31,7 @@ class Io(threading.Thread):
         super().__init__(daemon=True)
         self.offset, self.data = offset, data
         self.error = self.got = None
+        self.over = threading.Event()
         self.start()
 
     def run(self):
@@ -39,6 +40,7 @@ class Io(threading.Thread):
             fd = os.open("/dev/spicebd0", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
         except OSError as e:
             self.error = e.errno
+            self.over.set()
             return
         try:
             if self.data is None:
@@ -50,10 +52,13 @@ class Io(threading.Thread):
             self.error = 0
         except OSError as e:
             self.error = e.errno
+        self.over.set()
+        # It may have to wait: udev reads the partition table anew, with the disk's
+        # open_mutex held, and a frozen drive holds up that read.
         os.close(fd)
 
     def ended(self, error=0):
-        self.join(LONG)
+        self.over.wait(LONG)
         same(self.error, error, "the end of a request")
 
 
