@@ -104,7 +104,7 @@ struct stream *stream_find(struct session *s, uint32_t id);
 bool stream_open(struct session *s, uint32_t offer, uint32_t tag, const char **why, int *err);
 void stream_opened(struct stream *st, uint32_t credit);
 void stream_data(struct stream *st, const uint8_t *data, size_t len);
-/* Of one frame, by pieces: whether it can be, the rest of its header, what comes. */
+/* Of one frame, by pieces: whether it can be, its length, what comes of it. */
 bool stream_takes_pieces(const struct stream *st, size_t len);
 void stream_begin(struct stream *st, size_t len);
 int stream_sink(const struct stream *st);	/* or -1: not now */
